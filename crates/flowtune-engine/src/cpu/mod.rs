@@ -1,0 +1,5 @@
+//! Building blocks of the CPU kernels.
+
+pub(crate) mod gemm;
+pub(crate) mod lanes;
+pub(crate) mod parallel;

@@ -1,0 +1,64 @@
+//! What can go wrong in the engine.
+
+/// Result of an engine call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An engine error; [`Error::code`] is stable and reaches JavaScript.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An argument has a shape that the operation cannot take.
+    #[error("{op}: {argument} must have shape {expected}, but has {got:?}")]
+    Shape {
+        /// Operation that was called.
+        op: &'static str,
+        /// Argument that is wrong.
+        argument: &'static str,
+        /// The shape that fits, in words or digits.
+        expected: String,
+        /// The shape that came.
+        got: Vec<usize>,
+    },
+    /// An argument has a dtype that the operation cannot take.
+    #[error("{op}: expected dtype {expected}, got {got}")]
+    DType {
+        /// Operation that was called.
+        op: &'static str,
+        /// Dtype that fits.
+        expected: &'static str,
+        /// Dtype that came.
+        got: &'static str,
+    },
+    /// The tensor lives on a device that the operation has no kernel for.
+    #[error("{op} has no kernel for this device; move the tensors to the CPU")]
+    Device {
+        /// Operation that was called.
+        op: &'static str,
+    },
+    /// A rule of the tape was broken.
+    #[error("tape: {0}")]
+    Tape(&'static str),
+    /// candle refused.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Shape { .. } | Self::DType { .. } => "SHAPE_MISMATCH",
+            Self::Device { .. } => "DEVICE_UNAVAILABLE",
+            Self::Tape(_) | Self::Candle(_) => "INTERNAL",
+        }
+    }
+}
+
+/// A [`Error::Shape`] in one call.
+pub(crate) fn shape_error(
+    op: &'static str,
+    argument: &'static str,
+    expected: impl Into<String>,
+    got: &[usize],
+) -> Error {
+    Error::Shape { op, argument, expected: expected.into(), got: got.to_vec() }
+}

@@ -1,0 +1,205 @@
+//! Moves without arithmetic: reshape, split and join, pack and unpack.
+
+use crate::cpu::parallel;
+use crate::dtype::{Real, with_real};
+use crate::error::{Result, shape_error};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the number of elements differs.
+    pub fn reshape(&self, x: &Var, shape: &[usize]) -> Result<Var> {
+        let value = x.tensor().reshape(shape)?;
+        let before = x.tensor().shape().to_vec();
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(g.reshape(&before)?)])))
+    }
+
+    /// Cuts the last dimension into pieces of `sizes`: x `[.., Σ sizes]` → `[.., size]` each.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the sizes do not add up.
+    pub fn split_last(&self, x: &Var, sizes: &[usize]) -> Result<Vec<Var>> {
+        if sizes.iter().sum::<usize>() != x.tensor().last_dim() {
+            return Err(shape_error("split_last", "x", format!("[.., Σ {sizes:?}]"), x.tensor().shape()));
+        }
+        let values = cut(x.tensor(), sizes)?;
+        let shapes: Vec<_> = values.iter().map(|v| v.shape().to_vec()).collect();
+        let dtype = x.tensor().dtype();
+        Ok(self.record_many(&[x], values, move |gradients| {
+            let whole: Vec<Tensor> = gradients
+                .into_iter()
+                .zip(&shapes)
+                .map(|(g, shape)| g.unwrap_or_else(|| Tensor::zeros(shape, dtype)))
+                .collect();
+            Ok(vec![Some(join(&whole)?)])
+        }))
+    }
+
+    /// Joins along the last dimension: the inverse of [`Tape::split_last`].
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the leading extents differ.
+    pub fn cat_last(&self, parts: &[&Var]) -> Result<Var> {
+        let tensors: Vec<Tensor> = parts.iter().map(|p| p.tensor().clone()).collect();
+        let sizes: Vec<usize> = tensors.iter().map(Tensor::last_dim).collect();
+        let value = join(&tensors)?;
+        Ok(self.record(parts, value, |needs| {
+            move |g: Tensor| {
+                Ok(cut(&g, &sizes)?.into_iter().zip(needs).map(|(g, n)| n.then_some(g)).collect())
+            }
+        }))
+    }
+
+    /// Joins along the tokens: `[batch, tokensᵢ, dim]` → `[batch, Σ tokensᵢ, dim]`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when batch or the extents after the tokens differ.
+    pub fn cat_tokens(&self, parts: &[&Var]) -> Result<Var> {
+        // Joining tokens is joining the last dimension of [batch, tokens·dim].
+        let tail = token_tail(parts[0].tensor(), "cat_tokens")?;
+        let flat = parts
+            .iter()
+            .map(|p| self.flatten_tokens(p, &tail, "cat_tokens"))
+            .collect::<Result<Vec<_>>>()?;
+        let joined = self.cat_last(&flat.iter().collect::<Vec<_>>())?;
+        let tokens = joined.tensor().last_dim() / tail.iter().product::<usize>();
+        let mut shape = vec![joined.tensor().dim(0), tokens];
+        shape.extend(tail);
+        self.reshape(&joined, &shape)
+    }
+
+    /// Cuts along the tokens: the inverse of [`Tape::cat_tokens`].
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the counts do not add up.
+    pub fn split_tokens(&self, x: &Var, counts: &[usize]) -> Result<Vec<Var>> {
+        let tail = token_tail(x.tensor(), "split_tokens")?;
+        let width: usize = tail.iter().product();
+        let batch = x.tensor().dim(0);
+        let flat = self.flatten_tokens(x, &tail, "split_tokens")?;
+        let sizes: Vec<usize> = counts.iter().map(|c| c * width).collect();
+        self.split_last(&flat, &sizes)?
+            .iter()
+            .zip(counts)
+            .map(|(part, &count)| {
+                let mut shape = vec![batch, count];
+                shape.extend(&tail);
+                self.reshape(part, &shape)
+            })
+            .collect()
+    }
+
+    fn flatten_tokens(&self, x: &Var, tail: &[usize], op: &'static str) -> Result<Var> {
+        let shape = x.tensor().shape();
+        if token_tail(x.tensor(), op)? != tail {
+            return Err(shape_error(op, "x", format!("[batch, tokens, {tail:?}]"), shape));
+        }
+        let batch = shape[0];
+        self.reshape(x, &[batch, x.tensor().len() / batch.max(1)])
+    }
+
+    /// `[batch, tokens, channels]` → `[batch, channels, h, w]`: FLUX.2's unpack.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when tokens is not h·w.
+    pub fn unpack_latents(&self, x: &Var, h: usize, w: usize) -> Result<Var> {
+        let value = unpack_latents(x.tensor(), h, w)?;
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(pack_latents(&g)?)])))
+    }
+}
+
+/// `[batch, channels, h, w]` → `[batch, h·w, channels]`: FLUX.2's pack.
+///
+/// # Errors
+/// `SHAPE_MISMATCH` when x does not have four dimensions.
+pub fn pack_latents(x: &Tensor) -> Result<Tensor> {
+    let &[batch, channels, h, w] = x.shape() else {
+        return Err(shape_error("pack_latents", "latents", "[batch, channels, h, w]", x.shape()));
+    };
+    swap(x, batch, channels, h * w)?.reshape(&[batch, h * w, channels])
+}
+
+/// `[batch, h·w, channels]` → `[batch, channels, h, w]`.
+///
+/// # Errors
+/// `SHAPE_MISMATCH` when tokens is not h·w.
+pub fn unpack_latents(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+    let &[batch, tokens, channels] = x.shape() else {
+        return Err(shape_error("unpack_latents", "x", "[batch, tokens, channels]", x.shape()));
+    };
+    if tokens != h * w {
+        return Err(shape_error("unpack_latents", "x", format!("[batch, {}, channels]", h * w), x.shape()));
+    }
+    swap(x, batch, tokens, channels)?.reshape(&[batch, channels, h, w])
+}
+
+/// `[batch, rows, cols]` → `[batch, cols, rows]`.
+fn swap(x: &Tensor, batch: usize, rows: usize, cols: usize) -> Result<Tensor> {
+    with_real!(x.dtype(), "transpose", T => {
+        let xs = x.as_slice::<T>()?;
+        let out = parallel::fill(batch * cols, rows, |i, out| {
+            let (b, c) = (i / cols, i % cols);
+            let column = xs[b * rows * cols..][..rows * cols].iter().skip(c).step_by(cols);
+            out.iter_mut().zip(column).for_each(|(o, &x)| *o = x);
+        });
+        Ok(Tensor::new(out, &[batch, cols, rows]))
+    })
+}
+
+/// Extents after batch and tokens.
+fn token_tail(x: &Tensor, op: &'static str) -> Result<Vec<usize>> {
+    match x.shape() {
+        [_, _, tail @ ..] => Ok(tail.to_vec()),
+        other => Err(shape_error(op, "x", "[batch, tokens, ..]", other)),
+    }
+}
+
+fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
+    with_real!(x.dtype(), "split_last", T => {
+        let mut start = 0;
+        sizes.iter().map(|&size| {
+            let piece = cut_one::<T>(x, start, size);
+            start += size;
+            piece
+        }).collect()
+    })
+}
+
+fn cut_one<T: Real>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
+    let width = x.last_dim();
+    let xs = x.as_slice::<T>()?;
+    let out = parallel::fill(xs.len() / width, size, |i, out| {
+        out.copy_from_slice(&xs[i * width + start..][..size]);
+    });
+    let mut shape = x.shape().to_vec();
+    shape.pop();
+    shape.push(size);
+    Ok(Tensor::new(out, &shape))
+}
+
+fn join(parts: &[Tensor]) -> Result<Tensor> {
+    let lead = &parts[0].shape()[..parts[0].shape().len() - 1];
+    for part in parts {
+        if part.shape()[..part.shape().len() - 1] != *lead {
+            return Err(shape_error("cat_last", "parts", format!("[{lead:?}, ..]"), part.shape()));
+        }
+    }
+    let width: usize = parts.iter().map(Tensor::last_dim).sum();
+    let mut shape = lead.to_vec();
+    shape.push(width);
+    with_real!(parts[0].dtype(), "cat_last", T => {
+        let slices = parts.iter().map(Tensor::as_slice::<T>).collect::<Result<Vec<_>>>()?;
+        let out = parallel::fill(lead.iter().product(), width, |i, out| {
+            let mut at = 0;
+            for (part, slice) in parts.iter().zip(&slices) {
+                let size = part.last_dim();
+                out[at..at + size].copy_from_slice(&slice[i * size..][..size]);
+                at += size;
+            }
+        });
+        Ok(Tensor::new(out, &shape))
+    })
+}

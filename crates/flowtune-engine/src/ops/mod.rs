@@ -1,0 +1,22 @@
+//! The operations. Those that training needs are methods of [`crate::Tape`], each with its backward; those
+//! that only the VAE and the text encoders need are functions of tensors, forward only.
+
+pub mod attention;
+pub mod causal_attention;
+pub mod conv;
+pub mod elementwise;
+pub mod embedding;
+pub mod group_norm;
+pub mod layout;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+pub mod optimizer;
+pub mod residual;
+pub mod rope;
+pub mod swiglu;
+pub mod timestep;
+pub mod upsample;
+
+#[cfg(test)]
+mod check;

@@ -1,0 +1,86 @@
+//! What optimizers do to flat `f32` buffers, in place.
+
+use rayon::prelude::*;
+
+use crate::error::{Result, shape_error};
+use crate::tensor::Tensor;
+
+/// Elements that one task updates.
+const CHUNK: usize = 1 << 14;
+
+/// Hyperparameters of one AdamW step.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+/// One step of AdamW (arXiv:1711.05101, in the order of `torch.optim.AdamW`) on a weight and its two moments,
+/// all of one shape, `f32`. `step` counts from 1.
+///
+/// # Errors
+/// `SHAPE_MISMATCH` when the shapes or dtypes differ.
+pub fn adamw_step(
+    weight: &mut Tensor,
+    gradient: &Tensor,
+    first: &mut Tensor,
+    second: &mut Tensor,
+    step: u64,
+    o: AdamW,
+) -> Result<()> {
+    for (name, t) in [("gradient", gradient.shape()), ("first", first.shape()), ("second", second.shape())] {
+        if t != weight.shape() {
+            return Err(shape_error("adamw_step", name, format!("{:?}", weight.shape()), t));
+        }
+    }
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let step_size = (o.lr / (1.0 - o.beta1.powi(exponent))) as f32;
+    let inverse_root = (1.0 / (1.0 - o.beta2.powi(exponent)).sqrt()) as f32;
+    let (decay, eps) = ((1.0 - o.lr * o.weight_decay) as f32, o.eps as f32);
+    let (b1, b2) = ((1.0 - o.beta1) as f32, o.beta2 as f32);
+    let c2 = (1.0 - o.beta2) as f32;
+    let g = gradient.as_slice::<f32>()?;
+    let (w, m, v) = (weight.as_mut_slice::<f32>()?, first.as_mut_slice::<f32>()?, second.as_mut_slice::<f32>()?);
+    w.par_chunks_mut(CHUNK)
+        .zip(m.par_chunks_mut(CHUNK))
+        .zip(v.par_chunks_mut(CHUNK))
+        .zip(g.par_chunks(CHUNK))
+        .for_each(|(((w, m), v), g)| {
+            for i in 0..g.len() {
+                m[i] += b1 * (g[i] - m[i]);
+                v[i] = v[i] * b2 + c2 * g[i] * g[i];
+                w[i] = w[i] * decay - step_size * m[i] / (v[i].sqrt() * inverse_root + eps);
+            }
+        });
+    Ok(())
+}
+
+/// Σ x², in `f64`.
+///
+/// # Errors
+/// When x is not `f32`.
+pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    let pieces: Vec<f64> = x
+        .as_slice::<f32>()?
+        .par_chunks(CHUNK)
+        .map(|c| c.iter().map(|&x| f64::from(x) * f64::from(x)).sum())
+        .collect();
+    Ok(pieces.into_iter().sum())
+}
+
+/// x ← factor·x.
+///
+/// # Errors
+/// When x is not `f32`.
+pub fn scale_in_place(x: &mut Tensor, factor: f32) -> Result<()> {
+    x.as_mut_slice::<f32>()?.par_chunks_mut(CHUNK).for_each(|c| c.iter_mut().for_each(|x| *x *= factor));
+    Ok(())
+}

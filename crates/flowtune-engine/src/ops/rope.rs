@@ -1,0 +1,69 @@
+//! Rotary position embedding over interleaved pairs, as FLUX.2 has it.
+
+use crate::cpu::parallel;
+use crate::dtype::{Real, with_real};
+use crate::error::{Result, shape_error};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// cos and sin of the rotation angles, both `[1 or batch, tokens, head_dim / 2]`.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+impl Tape {
+    /// Rotates each pair (x₂ᵢ, x₂ᵢ₊₁) by angle i of its token: x `[batch, tokens, heads, head_dim]`.
+    /// The backward is the rotation by the negative angle.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the table does not fit x.
+    pub fn rope(&self, x: &Var, table: &RopeTable) -> Result<Var> {
+        check(x.tensor(), table)?;
+        with_real!(x.tensor().dtype(), "rope", T => {
+            let value = rotate::<T>(x.tensor(), table, T::one())?;
+            Ok(self.record(&[x], value, |_| {
+                let table = table.clone();
+                move |g: Tensor| Ok(vec![Some(rotate::<T>(&g, &table, -T::one())?)])
+            }))
+        })
+    }
+}
+
+fn check(x: &Tensor, table: &RopeTable) -> Result<()> {
+    let &[batch, tokens, _, head_dim] = x.shape() else {
+        return Err(shape_error("rope", "x", "[batch, tokens, heads, head_dim]", x.shape()));
+    };
+    for t in [&table.cos, &table.sin] {
+        let s = t.shape();
+        if s.len() != 3 || (s[0] != 1 && s[0] != batch) || s[1..] != [tokens, head_dim / 2] {
+            return Err(shape_error("rope", "table", format!("[1 or {batch}, {tokens}, {}]", head_dim / 2), s));
+        }
+    }
+    Ok(())
+}
+
+fn rotate<T: Real>(x: &Tensor, table: &RopeTable, sign: T) -> Result<Tensor> {
+    let (batch, tokens, heads, head_dim) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
+    let half = head_dim / 2;
+    let (cos, sin, xs) = (table.cos.as_slice::<T>()?, table.sin.as_slice::<T>()?, x.as_slice::<T>()?);
+    let shared = table.cos.dim(0) == 1;
+    let row = heads * head_dim;
+    let out = parallel::fill(batch * tokens, row, |i, out| {
+        let at = if shared { i % tokens } else { i } * half;
+        let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
+        let x = &xs[i * row..][..row];
+        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+            for j in 0..half {
+                let (a, b) = (x[2 * j], x[2 * j + 1]);
+                let s = sign * sin[j];
+                out[2 * j] = a * cos[j] - b * s;
+                out[2 * j + 1] = b * cos[j] + a * s;
+            }
+        }
+    });
+    Ok(Tensor::new(out, x.shape()))
+}

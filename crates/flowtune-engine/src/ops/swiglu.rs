@@ -1,0 +1,57 @@
+//! The gated activation of the feed-forward layers.
+
+use super::elementwise::{sigmoid, silu_gradient};
+use crate::cpu::parallel;
+use crate::dtype::{Real, with_real};
+use crate::error::{Result, shape_error};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// silu(first half)·second half of the last dimension: x `[.., 2·dim]` → `[.., dim]`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the last dimension is odd.
+    pub fn swiglu(&self, x: &Var) -> Result<Var> {
+        if x.tensor().last_dim() % 2 == 1 {
+            return Err(shape_error("swiglu", "x", "[.., 2·dim]", x.tensor().shape()));
+        }
+        with_real!(x.tensor().dtype(), "swiglu", T => {
+            let xs = x.tensor().clone();
+            let value = forward::<T>(&xs)?;
+            Ok(self.record(&[x], value, |_| {
+                move |g: Tensor| Ok(vec![Some(backward::<T>(&xs, &g)?)])
+            }))
+        })
+    }
+}
+
+fn forward<T: Real>(x: &Tensor) -> Result<Tensor> {
+    let dim = x.last_dim() / 2;
+    let xs = x.as_slice::<T>()?;
+    let mut shape = x.shape().to_vec();
+    shape.pop();
+    shape.push(dim);
+    let out = parallel::fill(xs.len() / (2 * dim), dim, |i, out| {
+        let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
+        for j in 0..dim {
+            out[j] = gate[j] * sigmoid(gate[j]) * up[j];
+        }
+    });
+    Ok(Tensor::new(out, &shape))
+}
+
+fn backward<T: Real>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
+    let dim = x.last_dim() / 2;
+    let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
+    let out = parallel::fill(xs.len() / (2 * dim), 2 * dim, |i, out| {
+        let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
+        let g = &gs[i * dim..][..dim];
+        let (d_gate, d_up) = out.split_at_mut(dim);
+        for j in 0..dim {
+            d_gate[j] = silu_gradient(gate[j], g[j] * up[j]);
+            d_up[j] = g[j] * gate[j] * sigmoid(gate[j]);
+        }
+    });
+    Ok(Tensor::new(out, x.shape()))
+}

@@ -1,0 +1,331 @@
+//! Reverse-mode differentiation over coarse operations.
+//!
+//! Model code is forward only. Each operation in [`crate::ops`] computes its value and, when one of its
+//! inputs is tracked, records a backward function. Frozen operands are untracked: nothing is saved or
+//! computed for them. [`Tape::backward`] consumes the tape and frees as it unwinds.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::ops::elementwise::add_tensors;
+use crate::param::{Param, ParamId};
+use crate::tensor::Tensor;
+
+/// A value in a computation: a tensor, and its place on the tape if something trainable led to it.
+#[derive(Clone, Debug)]
+pub struct Var {
+    tensor: Tensor,
+    slot: Option<usize>,
+}
+
+impl Var {
+    /// A value that gets no gradient.
+    pub fn constant(tensor: Tensor) -> Self {
+        Self { tensor, slot: None }
+    }
+
+    /// The value.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The value, without the place on the tape.
+    pub fn into_tensor(self) -> Tensor {
+        self.tensor
+    }
+
+    /// Whether a gradient flows back through it.
+    pub fn is_tracked(&self) -> bool {
+        self.slot.is_some()
+    }
+}
+
+/// Gradients of trainable weights. Calls of [`Tape::backward`] add to it: accumulation over batches.
+#[derive(Debug, Default)]
+pub struct Gradients(HashMap<ParamId, Tensor>);
+
+impl Gradients {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gradient of `param`, of the weight's shape.
+    pub fn get(&self, param: &Param) -> Option<&Tensor> {
+        self.0.get(&param.id())
+    }
+
+    /// Gradient of `param`, to be changed.
+    pub fn get_mut(&mut self, param: &Param) -> Option<&mut Tensor> {
+        self.0.get_mut(&param.id())
+    }
+
+    /// Identities of the weights that have a gradient.
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// All gradients, to be changed, in no particular order.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.0.values_mut()
+    }
+
+    /// How many weights have a gradient.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no weight has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets all gradients.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Adds `gradient` to what `id` has.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn accumulate(&mut self, id: ParamId, gradient: Tensor) -> Result<()> {
+        match self.0.get_mut(&id) {
+            Some(total) => *total = add_tensors(total, &gradient)?,
+            None => drop(self.0.insert(id, gradient)),
+        }
+        Ok(())
+    }
+}
+
+/// Backward of a recorded node: gradients of its outputs in, gradients of its inputs out. Weights inside a
+/// checkpoint go straight to the [`Gradients`].
+type Backward = Box<dyn FnOnce(Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>> + Send>;
+
+struct Node {
+    inputs: Vec<Option<usize>>,
+    outputs: Vec<usize>,
+    backward: Backward,
+}
+
+#[derive(Default)]
+struct Record {
+    nodes: Vec<Node>,
+    slots: usize,
+    params: HashMap<ParamId, usize>,
+}
+
+/// A recording of operations, made anew for every step.
+pub struct Tape {
+    record: Option<RefCell<Record>>,
+    checkpointing: bool,
+    saw_trainable: Cell<bool>,
+}
+
+impl Tape {
+    /// A tape that records.
+    pub fn new() -> Self {
+        Self { record: Some(RefCell::default()), checkpointing: true, saw_trainable: Cell::new(false) }
+    }
+
+    /// A tape that records and keeps every activation: [`Tape::checkpoint`] runs its function as it is.
+    pub fn without_checkpointing() -> Self {
+        Self { checkpointing: false, ..Self::new() }
+    }
+
+    /// A tape that records nothing: inference.
+    pub fn inference() -> Self {
+        Self { record: None, checkpointing: false, saw_trainable: Cell::new(false) }
+    }
+
+    /// `param` as a value: tracked when it is trainable and the tape records.
+    pub fn param(&self, param: &Param) -> Var {
+        let tensor = param.value();
+        if !param.is_trainable() {
+            return Var::constant(tensor);
+        }
+        self.saw_trainable.set(true);
+        let slot = self.record.as_ref().map(|record| {
+            let record = &mut *record.borrow_mut();
+            let slots = &mut record.slots;
+            *record.params.entry(param.id()).or_insert_with(|| next(slots))
+        });
+        Var { tensor, slot }
+    }
+
+    /// A tracked input that is not a weight; its gradient comes from [`Tape::backward`].
+    pub fn leaf(&self, tensor: Tensor) -> Var {
+        let slot = self.record.as_ref().map(|record| next(&mut record.borrow_mut().slots));
+        Var { tensor, slot }
+    }
+
+    /// Whether the backward of an operation on `inputs` will run.
+    pub(crate) fn tracks(&self, inputs: &[&Var]) -> bool {
+        self.record.is_some() && inputs.iter().any(|v| v.is_tracked())
+    }
+
+    /// Records an operation with one output. `backward` maps the output's gradient to the inputs' gradients,
+    /// in order; it is made only when needed and returns `None` for inputs that are not tracked.
+    pub fn record<F, B>(&self, inputs: &[&Var], value: Tensor, backward: F) -> Var
+    where
+        F: FnOnce(Vec<bool>) -> B,
+        B: FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    {
+        if !self.tracks(inputs) {
+            return Var::constant(value);
+        }
+        let backward = backward(inputs.iter().map(|v| v.is_tracked()).collect());
+        let run: Backward = Box::new(move |mut gradients, _| match gradients.pop().flatten() {
+            Some(gradient) => backward(gradient),
+            None => Ok(Vec::new()),
+        });
+        self.push(inputs.iter().map(|v| v.slot).collect(), vec![value], run).remove(0)
+    }
+
+    /// Records an operation with several outputs; an output that nothing used has no gradient.
+    pub fn record_many<B>(&self, inputs: &[&Var], values: Vec<Tensor>, backward: B) -> Vec<Var>
+    where
+        B: FnOnce(Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    {
+        if !self.tracks(inputs) {
+            return values.into_iter().map(Var::constant).collect();
+        }
+        let run: Backward = Box::new(move |gradients, _| backward(gradients));
+        self.push(inputs.iter().map(|v| v.slot).collect(), values, run)
+    }
+
+    fn push(&self, inputs: Vec<Option<usize>>, values: Vec<Tensor>, backward: Backward) -> Vec<Var> {
+        let Some(record) = &self.record else {
+            return values.into_iter().map(Var::constant).collect();
+        };
+        let record = &mut *record.borrow_mut();
+        let vars: Vec<Var> = values
+            .into_iter()
+            .map(|tensor| Var { tensor, slot: Some(next(&mut record.slots)) })
+            .collect();
+        let outputs = vars.iter().filter_map(|v| v.slot).collect();
+        record.nodes.push(Node { inputs, outputs, backward });
+        vars
+    }
+
+    /// Runs `f` keeping only its inputs, and runs it again when the gradient arrives: memory for one block
+    /// at a time (gradient checkpointing).
+    ///
+    /// # Errors
+    /// What `f` returns.
+    pub fn checkpoint<F>(&self, inputs: &[Var], f: F) -> Result<Vec<Var>>
+    where
+        F: Fn(&Tape, &[Var]) -> Result<Vec<Var>> + Send + 'static,
+    {
+        if self.record.is_none() || !self.checkpointing {
+            return f(self, inputs);
+        }
+        let inner = Tape::inference();
+        let constants: Vec<Var> = inputs.iter().map(|v| Var::constant(v.tensor.clone())).collect();
+        let values: Vec<Tensor> = f(&inner, &constants)?.into_iter().map(Var::into_tensor).collect();
+        if !inner.saw_trainable.get() && !inputs.iter().any(Var::is_tracked) {
+            return Ok(values.into_iter().map(Var::constant).collect());
+        }
+        self.saw_trainable.set(true);
+        let slots = inputs.iter().map(|v| v.slot).collect();
+        let saved = inputs.to_vec();
+        let run: Backward = Box::new(move |gradients, sink| recompute(f, &saved, gradients, sink));
+        Ok(self.push(slots, values, run))
+    }
+
+    /// Runs the tape backwards from `output` with gradient `seed` of the output's shape, adding the weights'
+    /// gradients to `gradients`. Returns the gradients of `leaves`, in order.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the tape does not record or `output` does not depend on anything trainable.
+    pub fn backward(
+        self,
+        output: &Var,
+        seed: Tensor,
+        leaves: &[&Var],
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Option<Tensor>>> {
+        if !output.is_tracked() {
+            return Err(Error::Tape("the output depends on nothing trainable"));
+        }
+        self.unwind(vec![(output.slot, seed)], leaves, gradients)
+    }
+
+    fn unwind(
+        self,
+        seeds: Vec<(Option<usize>, Tensor)>,
+        leaves: &[&Var],
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let record = self.record.ok_or(Error::Tape("backward on a tape that does not record"))?;
+        let mut record = record.into_inner();
+        let mut slots: Vec<Option<Tensor>> = vec![None; record.slots];
+        for (slot, seed) in seeds {
+            add_to_slot(&mut slots, slot, Some(seed))?;
+        }
+        while let Some(node) = record.nodes.pop() {
+            let outputs: Vec<_> = node.outputs.iter().map(|&o| slots[o].take()).collect();
+            if outputs.iter().all(Option::is_none) {
+                continue;
+            }
+            let inputs = (node.backward)(outputs, gradients)?;
+            for (slot, gradient) in node.inputs.into_iter().zip(inputs) {
+                add_to_slot(&mut slots, slot, gradient)?;
+            }
+        }
+        for (id, slot) in record.params {
+            if let Some(gradient) = slots[slot].take() {
+                gradients.accumulate(id, gradient)?;
+            }
+        }
+        Ok(leaves.iter().map(|v| v.slot.and_then(|s| slots[s].take())).collect())
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn next(slots: &mut usize) -> usize {
+    *slots += 1;
+    *slots - 1
+}
+
+fn add_to_slot(slots: &mut [Option<Tensor>], slot: Option<usize>, gradient: Option<Tensor>) -> Result<()> {
+    let (Some(slot), Some(gradient)) = (slot, gradient) else {
+        return Ok(());
+    };
+    match &mut slots[slot] {
+        Some(total) => *total = add_tensors(total, &gradient)?,
+        empty => *empty = Some(gradient),
+    }
+    Ok(())
+}
+
+/// Second run of a checkpointed function, this time recorded, and its backward.
+fn recompute<F>(
+    f: F,
+    saved: &[Var],
+    output_gradients: Vec<Option<Tensor>>,
+    sink: &mut Gradients,
+) -> Result<Vec<Option<Tensor>>>
+where
+    F: Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
+{
+    let tape = Tape::new();
+    let inputs: Vec<Var> = saved
+        .iter()
+        .map(|v| if v.is_tracked() { tape.leaf(v.tensor.clone()) } else { Var::constant(v.tensor.clone()) })
+        .collect();
+    let outputs = f(&tape, &inputs)?;
+    let seeds = outputs
+        .iter()
+        .zip(output_gradients)
+        .filter_map(|(output, gradient)| gradient.map(|g| (output.slot, g)))
+        .collect();
+    drop(outputs);
+    tape.unwind(seeds, &inputs.iter().collect::<Vec<_>>(), sink)
+}

@@ -1,0 +1,248 @@
+//! Dense row-major tensors over candle's storage.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, Storage, backend::BackendStorage};
+
+use crate::dtype::{DType, Element, with_real};
+use crate::error::{Error, Result, shape_error};
+
+/// A contiguous, row-major, immutable array. Clones and reshapes share storage.
+#[derive(Clone)]
+pub struct Tensor {
+    storage: Arc<Storage>,
+    shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// Tensor of `data` in row-major order.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the number of elements is not the product of `shape`.
+    pub fn from_vec<T: Element>(data: Vec<T>, shape: &[usize]) -> Result<Self> {
+        if data.len() != shape.iter().product::<usize>() {
+            return Err(shape_error("from_vec", "data", format!("for {shape:?}"), &[data.len()]));
+        }
+        Ok(Self::new(data, shape))
+    }
+
+    /// As [`Tensor::from_vec`] where the caller has counted.
+    pub(crate) fn new<T: Element>(data: Vec<T>, shape: &[usize]) -> Self {
+        debug_assert_eq!(data.len(), shape.iter().product::<usize>());
+        let storage = Arc::new(Storage::Cpu(T::to_cpu_storage_owned(data)));
+        Self { storage, shape: shape.to_vec() }
+    }
+
+    /// Tensor of one value.
+    pub fn full<T: Element>(value: T, shape: &[usize]) -> Self {
+        Self::new(vec![value; shape.iter().product()], shape)
+    }
+
+    /// Tensor of zeros in `dtype`.
+    pub fn zeros(shape: &[usize], dtype: DType) -> Self {
+        match dtype {
+            DType::BF16 => Self::full(half::bf16::ZERO, shape),
+            DType::F16 => Self::full(half::f16::ZERO, shape),
+            DType::F32 => Self::full(0f32, shape),
+            DType::F64 => Self::full(0f64, shape),
+            DType::I64 => Self::full(0i64, shape),
+        }
+    }
+
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Extent of dimension `i`.
+    pub fn dim(&self, i: usize) -> usize {
+        self.shape[i]
+    }
+
+    /// Extent of the last dimension; 1 for a scalar.
+    pub fn last_dim(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        use candle_core::DType as C;
+        match self.storage.dtype() {
+            C::BF16 => DType::BF16,
+            C::F16 => DType::F16,
+            C::F64 => DType::F64,
+            C::I64 => DType::I64,
+            _ => DType::F32,
+        }
+    }
+
+    /// Bytes of storage.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype().size()
+    }
+
+    /// The elements, without a copy.
+    ///
+    /// # Errors
+    /// When the tensor is not of type `T` or not in host memory.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        match &*self.storage {
+            Storage::Cpu(s) => T::cpu_storage_as_slice(s).map_err(|_| Error::DType {
+                op: "as_slice",
+                expected: T::KIND.name(),
+                got: self.dtype().name(),
+            }),
+            _ => Err(Error::Device { op: "as_slice" }),
+        }
+    }
+
+    /// The elements for writing; copies first when the storage is shared.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_slice`].
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        if Arc::get_mut(&mut self.storage).is_none() {
+            *self = Self::new(self.as_slice::<T>()?.to_vec(), &self.shape);
+        }
+        let got = self.dtype().name();
+        let wrong = Error::DType { op: "as_mut_slice", expected: T::KIND.name(), got };
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Cpu(s)) => T::slice_mut(s).ok_or(wrong),
+            _ => Err(Error::Device { op: "as_mut_slice" }),
+        }
+    }
+
+    /// The elements as a vector, converted to `f32` if they are of another floating type.
+    ///
+    /// # Errors
+    /// When the tensor holds integers or is not in host memory.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        let cast = self.to_dtype(DType::F32)?;
+        Ok(cast.as_slice::<f32>()?.to_vec())
+    }
+
+    /// The only element of a floating tensor, as `f64`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when there is not exactly one element.
+    pub fn to_scalar(&self) -> Result<f64> {
+        if self.len() != 1 {
+            return Err(shape_error("to_scalar", "tensor", "with one element", &self.shape));
+        }
+        with_real!(self.dtype(), "to_scalar", T => {
+            Ok(<T as candle_core::WithDType>::to_f64(self.as_slice::<T>()?[0]))
+        })
+    }
+
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the number of elements differs.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.len() {
+            return Err(shape_error("reshape", "tensor", format!("for {shape:?}"), &self.shape));
+        }
+        Ok(Self { storage: Arc::clone(&self.storage), shape: shape.to_vec() })
+    }
+
+    /// The elements in another floating type; shares storage when the type is the same.
+    ///
+    /// # Errors
+    /// When either type is an integer.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if self.dtype() == dtype {
+            return Ok(self.clone());
+        }
+        let Storage::Cpu(s) = &*self.storage else {
+            return Err(Error::Device { op: "to_dtype" });
+        };
+        if dtype == DType::I64 || self.dtype() == DType::I64 {
+            let (expected, got) = ("a floating type", DType::I64.name());
+            return Err(Error::DType { op: "to_dtype", expected, got });
+        }
+        let layout = candle_core::Layout::contiguous(self.shape.as_slice());
+        let cast = s.to_dtype(&layout, to_candle(dtype))?;
+        Ok(Self { storage: Arc::new(Storage::Cpu(cast)), shape: self.shape.clone() })
+    }
+
+    /// Rows `start..start+count` of the first dimension, copied.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the range lies outside.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self> {
+        let total = self.shape.first().copied().unwrap_or(0);
+        if start + count > total {
+            let expected = format!("with at least {} rows", start + count);
+            return Err(shape_error("rows", "tensor", expected, &self.shape));
+        }
+        let row = self.len() / total.max(1);
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        let range = start * row..(start + count) * row;
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Storage::Cpu(CpuStorage::F64(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Storage::Cpu(CpuStorage::BF16(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Storage::Cpu(CpuStorage::F16(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Storage::Cpu(CpuStorage::I64(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            _ => Err(Error::Device { op: "rows" }),
+        }
+    }
+
+    /// Tensors of one shape and dtype, one after the other along the first dimension.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the trailing extents differ or the list is empty.
+    pub fn cat_rows(parts: &[Self]) -> Result<Self> {
+        let Some(first) = parts.first() else {
+            return Err(shape_error("cat_rows", "parts", "with at least one tensor", &[0]));
+        };
+        let tail = &first.shape[1..];
+        for part in parts {
+            if part.shape.len() != first.shape.len() || part.shape[1..] != *tail {
+                return Err(shape_error("cat_rows", "parts", format!("[n, {tail:?}]"), &part.shape));
+            }
+        }
+        let mut shape = first.shape.clone();
+        shape[0] = parts.iter().map(|p| p.shape[0]).sum();
+        if first.dtype() == DType::I64 {
+            return Ok(Self::new(concat::<i64>(parts)?, &shape));
+        }
+        with_real!(first.dtype(), "cat_rows", T => Ok(Self::new(concat::<T>(parts)?, &shape)))
+    }
+}
+
+fn concat<T: Element>(parts: &[Tensor]) -> Result<Vec<T>> {
+    let mut data = Vec::with_capacity(parts.iter().map(Tensor::len).sum());
+    for part in parts {
+        data.extend_from_slice(part.as_slice::<T>()?);
+    }
+    Ok(data)
+}
+
+fn to_candle(dtype: DType) -> candle_core::DType {
+    match dtype {
+        DType::BF16 => candle_core::DType::BF16,
+        DType::F16 => candle_core::DType::F16,
+        DType::F32 => candle_core::DType::F32,
+        DType::F64 => candle_core::DType::F64,
+        DType::I64 => candle_core::DType::I64,
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype().name(), self.shape)
+    }
+}

@@ -1,0 +1,39 @@
+//! What a training step hands to the adapter.
+
+use flowtune_engine::Tensor;
+
+/// A batch of cached training data.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Patchified, BN-normalised latents, float32 `[batch, 128, H/16, W/16]`.
+    pub image_latents: Tensor,
+    /// Text embeddings, float32 `[batch, tokens, dim]`.
+    pub text_embeddings: Tensor,
+    /// 0 leaves an element out of the loss; of the latents' shape.
+    pub loss_mask: Option<Tensor>,
+    /// Guidance scale per sample, `[batch]`, instead of the adapter's.
+    pub guidance: Option<Tensor>,
+}
+
+/// Everything about one step that an adapter may need.
+#[derive(Debug)]
+pub struct FlowMatchingContext<'a> {
+    /// x_t, `[batch, 128, h, w]`.
+    pub noisy_latents: Tensor,
+    /// x₀, `[batch, 128, h, w]`.
+    pub latents: Tensor,
+    /// σ·1000, `[batch]`.
+    pub timesteps: Tensor,
+    /// σ, `[batch]`.
+    pub sigma: Tensor,
+    /// E.g. `t2i`.
+    pub task_type: &'static str,
+    /// `image`.
+    pub data_type: &'static str,
+    /// Per sample, whether its caption is dropped.
+    pub drop_caption: Vec<bool>,
+    /// What stands in for a dropped caption, `[tokens, dim]`; zeros when none.
+    pub empty_prompt: Option<&'a Tensor>,
+    /// The data.
+    pub batch: &'a Batch,
+}

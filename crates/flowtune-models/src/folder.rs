@@ -1,0 +1,180 @@
+//! A FLUX.2 model folder in diffusers layout.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Result, io_error, layout_error};
+use crate::text::{PromptStyle, PromptTokenizer, TextConfig, TextEncoder};
+use crate::vae::{AutoencoderKLFlux2, VaeConfig};
+use crate::weights::Weights;
+
+/// A folder with `model_index.json` and one folder per component. Opening it reads no weights.
+#[derive(Debug, Clone)]
+pub struct ModelFolder {
+    path: PathBuf,
+    class_name: String,
+    is_distilled: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    #[serde(default)]
+    is_distilled: bool,
+}
+
+/// What `scheduler/scheduler_config.json` says (`FlowMatchEulerDiscreteScheduler`); defaults are FLUX.2's.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SchedulerConfig {
+    /// Steps of the training schedule: timesteps are sigma times this.
+    pub num_train_timesteps: usize,
+    /// Constant shift of the sigmas, used when the shift is not dynamic.
+    pub shift: f64,
+    /// Whether the shift depends on the number of image tokens.
+    pub use_dynamic_shifting: bool,
+    /// `exponential` or `linear`.
+    pub time_shift_type: String,
+    /// Shift at `base_image_seq_len` tokens.
+    pub base_shift: f64,
+    /// Shift at `max_image_seq_len` tokens.
+    pub max_shift: f64,
+    /// Tokens at which `base_shift` holds.
+    pub base_image_seq_len: usize,
+    /// Tokens at which `max_shift` holds.
+    pub max_image_seq_len: usize,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            shift: 3.0,
+            use_dynamic_shifting: true,
+            time_shift_type: "exponential".to_owned(),
+            base_shift: 0.5,
+            max_shift: 1.15,
+            base_image_seq_len: 256,
+            max_image_seq_len: 4096,
+        }
+    }
+}
+
+impl ModelFolder {
+    /// Reads `model_index.json`.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when this is no FLUX.2 folder; `IO`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let file = path.join("model_index.json");
+        let index: ModelIndex = read_json(&file)?;
+        if !index.class_name.starts_with("Flux2") {
+            let problem = format!("describes a {}; flowtune trains FLUX.2 (Flux2Pipeline, Flux2KleinPipeline)", index.class_name);
+            return Err(layout_error(&file, problem));
+        }
+        Ok(Self { path, class_name: index.class_name, is_distilled: index.is_distilled })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Pipeline class, e.g. `Flux2KleinPipeline`.
+    pub fn class_name(&self) -> &str {
+        &self.class_name
+    }
+
+    /// Whether the model is distilled for few steps without guidance.
+    pub fn is_distilled(&self) -> bool {
+        self.is_distilled
+    }
+
+    /// The folder of a component.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when it is absent.
+    pub fn component(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.path.join(name);
+        match folder.is_dir() {
+            true => Ok(folder),
+            false => Err(layout_error(&folder, "is missing; download the whole model folder")),
+        }
+    }
+
+    /// `config.json` of a component.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when it is absent or does not fit `T`; `IO`.
+    pub fn config<T: DeserializeOwned>(&self, component: &str) -> Result<T> {
+        read_json(&self.component(component)?.join("config.json"))
+    }
+
+    /// Weights of a component, mapped, not yet read.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn weights(&self, component: &str) -> Result<Weights> {
+        Weights::open(self.component(component)?)
+    }
+
+    /// Loads the VAE.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`.
+    pub fn vae(&self) -> Result<AutoencoderKLFlux2> {
+        AutoencoderKLFlux2::load(self.config::<VaeConfig>("vae")?, &self.weights("vae")?)
+    }
+
+    /// Configuration of the text encoder.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `IO`.
+    pub fn text_config(&self) -> Result<TextConfig> {
+        let file = self.component("text_encoder")?.join("config.json");
+        TextConfig::from_json(&read_json::<Value>(&file)?, &file)
+    }
+
+    /// Loads the text encoder as far as FLUX.2 needs it: hidden states 9, 18, 27 of Qwen3, 10, 20, 30 of Mistral3.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`.
+    pub fn text_encoder(&self) -> Result<TextEncoder> {
+        let config = self.text_config()?;
+        let layers = config.family.flux2_layers();
+        TextEncoder::load(config, &self.weights("text_encoder")?, &layers)
+    }
+
+    /// Loads the tokenizer with the prompt style of the text encoder.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `IO`.
+    pub fn tokenizer(&self) -> Result<PromptTokenizer> {
+        let style = PromptStyle::of(self.text_config()?.family);
+        PromptTokenizer::load(self.component("tokenizer")?, style)
+    }
+
+    /// Configuration of the sampler.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `IO`.
+    pub fn scheduler_config(&self) -> Result<SchedulerConfig> {
+        read_json(&self.component("scheduler")?.join("scheduler_config.json"))
+    }
+}
+
+/// A JSON file.
+pub(crate) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
+    if !file.is_file() {
+        return Err(layout_error(file, "is missing; give the folder of a whole model in diffusers layout"));
+    }
+    let text = fs::read(file).map_err(io_error(file))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| layout_error(file, format!("is damaged or of another model ({e}); download it again")))
+}

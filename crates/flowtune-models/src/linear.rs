@@ -1,0 +1,56 @@
+//! A linear layer that can carry a low-rank adapter.
+
+use std::sync::{PoisonError, RwLock};
+
+use flowtune_engine::ops::linear::LowRank;
+use flowtune_engine::{Param, Tape, Var};
+
+/// The two matrices of a LoRA.
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// `<module>.lora_A.weight`, `[rank, in]`.
+    pub a: Param,
+    /// `<module>.lora_B.weight`, `[out, rank]`.
+    pub b: Param,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+/// y = x·Wᵀ, without bias, plus the adapter if there is one.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Param,
+    lora: RwLock<Option<Lora>>,
+}
+
+impl Linear {
+    /// A layer with weight `[out, in]`.
+    pub fn new(weight: Param) -> Self {
+        Self { weight, lora: RwLock::new(None) }
+    }
+
+    /// The weight, `[out, in]`.
+    pub fn weight(&self) -> &Param {
+        &self.weight
+    }
+
+    /// The adapter, if any.
+    pub fn lora(&self) -> Option<Lora> {
+        self.lora.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts an adapter on, or takes it off.
+    pub fn set_lora(&self, lora: Option<Lora>) {
+        *self.lora.write().unwrap_or_else(PoisonError::into_inner) = lora;
+    }
+
+    /// x `[.., in]` → `[.., out]`.
+    pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> flowtune_engine::Result<Var> {
+        let weight = tape.param(&self.weight);
+        let Some(lora) = self.lora() else {
+            return tape.linear(x, &weight, None);
+        };
+        let (a, b) = (tape.param(&lora.a), tape.param(&lora.b));
+        tape.linear(x, &weight, Some(LowRank { a: &a, b: &b, scale: lora.scale }))
+    }
+}

@@ -1,0 +1,61 @@
+//! The single-stream block: attention and feed-forward in parallel on the joined tokens.
+//! Source: diffusers `Flux2SingleTransformerBlock`, `Flux2ParallelSelfAttnProcessor`.
+
+use flowtune_engine::ops::rope::RopeTable;
+use flowtune_engine::{Param, Tape, Var};
+
+use super::builder::Builder;
+use super::config::Flux2Config;
+use super::double::split_heads;
+use super::modulation::Modulation;
+use crate::error::Result;
+use crate::linear::Linear;
+
+#[derive(Debug)]
+pub(super) struct SingleBlock {
+    qkv_mlp: Linear,
+    norm_q: Param,
+    norm_k: Param,
+    out: Linear,
+    heads: usize,
+    mlp_dim: usize,
+    eps: f64,
+}
+
+impl SingleBlock {
+    pub(super) fn build(b: &mut Builder, index: usize, c: &Flux2Config) -> Result<Self> {
+        let attn = format!("single_transformer_blocks.{index}.attn");
+        let (dim, mlp_dim) = (c.dim(), c.mlp_dim());
+        Ok(Self {
+            qkv_mlp: b.linear(&format!("{attn}.to_qkv_mlp_proj"), 3 * dim + 2 * mlp_dim, dim)?,
+            norm_q: b.param(&format!("{attn}.norm_q.weight"), &[c.attention_head_dim])?,
+            norm_k: b.param(&format!("{attn}.norm_k.weight"), &[c.attention_head_dim])?,
+            out: b.linear(&format!("{attn}.to_out"), dim, dim + mlp_dim)?,
+            heads: c.num_attention_heads,
+            mlp_dim,
+            eps: c.eps,
+        })
+    }
+
+    /// Inputs: tokens `[batch, tokens, dim]`, then shift, scale, gate. Output: tokens.
+    pub(super) fn forward(&self, tape: &Tape, inputs: &[Var], rope: &RopeTable) -> flowtune_engine::Result<Vec<Var>> {
+        let (x, m) = (&inputs[0], Modulation::of(&inputs[1..]));
+        let dim = x.tensor().last_dim();
+        let normed = tape.layer_norm_modulate(x, m.scale, m.shift, self.eps)?;
+        let all = self.qkv_mlp.forward(tape, &normed)?;
+        let parts = tape.split_last(&all, &[dim, dim, dim, 2 * self.mlp_dim])?;
+        let q = split_heads(tape, &parts[0], self.heads)?;
+        let k = split_heads(tape, &parts[1], self.heads)?;
+        let v = split_heads(tape, &parts[2], self.heads)?;
+        let q = tape.rope(&tape.rms_norm(&q, &tape.param(&self.norm_q), self.eps)?, rope)?;
+        let k = tape.rope(&tape.rms_norm(&k, &tape.param(&self.norm_k), self.eps)?, rope)?;
+        let attention = tape.attention(&q, &k, &v)?;
+        let joined = tape.cat_last(&[&attention, &tape.swiglu(&parts[3])?])?;
+        let out = self.out.forward(tape, &joined)?;
+        Ok(vec![tape.gated_residual(x, m.gate, &out)?])
+    }
+
+    pub(super) fn linears<'a>(&'a self, out: &mut Vec<&'a Linear>) {
+        out.extend([&self.qkv_mlp, &self.out]);
+    }
+}

@@ -1,0 +1,41 @@
+//! The Node binding: the only crate that knows Node. Each function converts its arguments, calls the Rust crates and
+//! converts the result back. Small values cross as JSON strings, tensors as handles.
+//!
+//! What JavaScript sees is declared by hand in `src/native.ts`.
+
+mod error;
+mod facade;
+mod job;
+mod job_channel;
+mod job_state;
+mod tensor;
+
+use std::path::Path;
+
+use napi_derive::napi;
+
+use crate::error::{Result, guarded};
+
+/// Version of the Rust core.
+#[napi]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// A recipe (JSON), checked, with its defaults filled in and its paths made absolute from `base_dir`.
+#[napi]
+pub fn resolve_recipe(recipe_json: String, base_dir: String) -> Result<String> {
+    guarded(|| {
+        let recipe = flowtune_train::resolve_recipe(&recipe_json, Path::new(&base_dir))?;
+        error::to_json(&recipe)
+    })
+}
+
+/// JSON about a model folder, a safetensors file, a LoRA or a run folder.
+#[napi]
+pub fn inspect(path: String) -> Result<String> {
+    guarded(|| {
+        let found = facade::inspect(Path::new(&path))?;
+        error::to_json(&found)
+    })
+}

@@ -1,0 +1,87 @@
+//! What can go wrong in a run.
+
+use std::path::{Path, PathBuf};
+
+/// Result of a call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a run; [`Error::code`] is stable and reaches JavaScript.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key or a value of a recipe; the message names it in backticks.
+    #[error("{0}")]
+    Recipe(String),
+    /// An argument that cannot be met.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// A checkpoint or a run folder that is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    CheckpointLayout {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A loss that is not finite or too large; no weight was touched by it.
+    #[error(
+        "the loss at step {step} is {loss}, above flowMatching.maxLoss ({max_loss}); lower optimizer.lr, \
+         or resume from the last checkpoint with a lower one"
+    )]
+    LossDiverged {
+        /// Step, counted from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// What the recipe allows.
+        max_loss: f64,
+    },
+    /// The run was asked to stop.
+    #[error("stopped as asked{}", saved(checkpoint))]
+    Cancelled {
+        /// The checkpoint to resume from, if there is one.
+        checkpoint: Option<PathBuf>,
+    },
+    /// A bug in flowtune.
+    #[error("{0}; this is a bug in flowtune, please report it")]
+    Internal(String),
+    /// Of the data crate: images, captions, cache, files.
+    #[error(transparent)]
+    Data(#[from] flowtune_data::Error),
+    /// Of the models: weights, their files, prompts.
+    #[error(transparent)]
+    Model(#[from] flowtune_models::Error),
+    /// Of the engine.
+    #[error(transparent)]
+    Engine(#[from] flowtune_engine::Error),
+}
+
+impl Error {
+    /// Stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Recipe(_) => "RECIPE_INVALID",
+            Self::InvalidArgument(_) => "INVALID_ARGUMENT",
+            Self::CheckpointLayout { .. } => "CHECKPOINT_LAYOUT",
+            Self::LossDiverged { .. } => "LOSS_DIVERGED",
+            Self::Cancelled { .. } => "CANCELLED",
+            Self::Internal(_) => "INTERNAL",
+            Self::Data(e) => e.code(),
+            Self::Model(e) => e.code(),
+            Self::Engine(e) => e.code(),
+        }
+    }
+
+    /// Turns an [`std::io::Error`] on `path` into one of code `IO`; `action` follows "cannot be".
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| flowtune_data::Error::io(path, action)(source).into()
+    }
+
+    /// [`Error::CheckpointLayout`] in one call.
+    pub fn layout(path: &Path, reason: impl Into<String>) -> Self {
+        Self::CheckpointLayout { path: path.to_path_buf(), reason: reason.into() }
+    }
+}
+
+fn saved(checkpoint: &Option<PathBuf>) -> String {
+    checkpoint.as_ref().map(|path| format!("; resume from {}", path.display())).unwrap_or_default()
+}

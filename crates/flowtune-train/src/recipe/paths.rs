@@ -1,0 +1,46 @@
+//! Absolute paths.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Recipe;
+use crate::error::{Error, Result};
+
+/// Folder of the cache, beside the run folder.
+const CACHE: &str = ".cache";
+
+/// Makes every path of `recipe` absolute against `base_dir` and sets the default of `data.cacheDir`.
+pub(super) fn make_absolute(recipe: &mut Recipe, base_dir: &Path) -> Result<()> {
+    let base = std::path::absolute(base_dir).map_err(Error::io(base_dir, "made absolute"))?;
+    let join = |key: &str, path: &Path| -> Result<PathBuf> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::Recipe(format!("`{key}` must be a path, got an empty string")));
+        }
+        Ok(normalize(&base.join(path)))
+    };
+    recipe.model.path = join("model.path", &recipe.model.path)?;
+    recipe.output.dir = join("output.dir", &recipe.output.dir)?;
+    if recipe.data.cache_dir.as_os_str().is_empty() {
+        recipe.data.cache_dir = recipe.output.dir.parent().unwrap_or(&recipe.output.dir).join(CACHE);
+    }
+    recipe.data.cache_dir = join("data.cacheDir", &recipe.data.cache_dir)?;
+    for path in &mut recipe.data.train {
+        *path = join("data.train", path)?;
+    }
+    for path in &mut recipe.data.held_out {
+        *path = join("data.heldOut", path)?;
+    }
+    Ok(())
+}
+
+/// Folds `.` and `..` away without asking the disk, as Node's `path.resolve` does.
+fn normalize(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(out.pop()),
+            other => out.push(other),
+        }
+    }
+    out
+}

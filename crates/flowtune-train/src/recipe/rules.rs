@@ -1,0 +1,172 @@
+//! What the values of a recipe may be.
+
+use serde_json::Value;
+
+use super::Recipe;
+use crate::error::{Error, Result};
+
+/// Largest integer that JavaScript holds exactly.
+const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
+
+/// Largest count of anything.
+const MAX_COUNT: f64 = u32::MAX as f64;
+
+/// Range of a number.
+struct Rule {
+    key: &'static str,
+    whole: bool,
+    min: f64,
+    max: f64,
+    /// Whether `min` itself is out of range.
+    above_min: bool,
+    /// Whether `max` itself is out of range.
+    below_max: bool,
+}
+
+const fn count(key: &'static str) -> Rule {
+    Rule { key, whole: true, min: 1.0, max: MAX_COUNT, above_min: false, below_max: false }
+}
+
+const fn share(key: &'static str) -> Rule {
+    Rule { key, whole: false, min: 0.0, max: 1.0, above_min: false, below_max: false }
+}
+
+const fn real(key: &'static str) -> Rule {
+    Rule { key, whole: false, min: f64::NEG_INFINITY, max: f64::INFINITY, above_min: false, below_max: false }
+}
+
+const fn positive(key: &'static str) -> Rule {
+    Rule { min: 0.0, above_min: true, ..real(key) }
+}
+
+const fn not_negative(key: &'static str) -> Rule {
+    Rule { min: 0.0, ..real(key) }
+}
+
+const fn seed(key: &'static str) -> Rule {
+    Rule { whole: true, min: 0.0, max: MAX_SAFE_INTEGER, ..real(key) }
+}
+
+/// Every number of a recipe; a list is checked element by element.
+const RULES: &[Rule] = &[
+    count("data.heldOutCount"),
+    Rule { min: 16.0, max: 4096.0, ..count("data.resolution") },
+    count("data.textTokens"),
+    count("lora.rank"),
+    positive("lora.alpha"),
+    real("flowMatching.logitMean"),
+    positive("flowMatching.logitStd"),
+    positive("flowMatching.flowShift"),
+    share("flowMatching.sigmaMin"),
+    share("flowMatching.sigmaMax"),
+    share("flowMatching.mixUniformRatio"),
+    not_negative("flowMatching.guidanceScale"),
+    share("flowMatching.captionDropout"),
+    positive("flowMatching.maxLoss"),
+    positive("optimizer.lr"),
+    Rule { below_max: true, ..share("optimizer.beta1") },
+    Rule { below_max: true, ..share("optimizer.beta2") },
+    not_negative("optimizer.eps"),
+    not_negative("optimizer.weightDecay"),
+    Rule { min: 0.0, ..count("lrSchedule.warmupSteps") },
+    share("lrSchedule.minLrRatio"),
+    count("train.steps"),
+    count("train.batchSize"),
+    count("train.gradientAccumulation"),
+    not_negative("train.maxGradNorm"),
+    seed("train.seed"),
+    count("checkpoint.everySteps"),
+    count("checkpoint.keep"),
+    count("validation.everySteps"),
+    Rule { above_min: true, ..share("validation.sigmas") },
+    count("validation.sampleSteps"),
+    not_negative("validation.sampleGuidance"),
+    seed("validation.sampleSeed"),
+];
+
+/// Checks the numbers that a recipe gives; what is absent or `null` has a default or is reported as missing later.
+pub(super) fn check(recipe: &Value) -> Result<()> {
+    for rule in RULES {
+        let pointer = format!("/{}", rule.key.replace('.', "/"));
+        match recipe.pointer(&pointer) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(s)) if rule.key == "flowMatching.flowShift" && s == "dynamic" => {}
+            Some(Value::Array(list)) if rule.key == "validation.sigmas" => {
+                list.iter().try_for_each(|value| rule.check(value))?;
+            }
+            Some(value) => rule.check(value)?,
+        }
+    }
+    Ok(())
+}
+
+impl Rule {
+    fn check(&self, value: &Value) -> Result<()> {
+        match value.as_f64() {
+            Some(number) if self.allows(number) => Ok(()),
+            _ => Err(Error::Recipe(format!("`{}` must be {}, got {value}", self.key, self.range()))),
+        }
+    }
+
+    fn allows(&self, number: f64) -> bool {
+        let above = if self.above_min { number > self.min } else { number >= self.min };
+        let below = if self.below_max { number < self.max } else { number <= self.max };
+        above && below && (!self.whole || number.fract() == 0.0)
+    }
+
+    /// "a whole number, at least 1".
+    fn range(&self) -> String {
+        let mut words = Vec::new();
+        if self.min > f64::NEG_INFINITY {
+            words.push(format!("{} {}", if self.above_min { "above" } else { "at least" }, self.min));
+        }
+        if self.max < MAX_COUNT {
+            words.push(format!("{} {}", if self.below_max { "below" } else { "at most" }, self.max));
+        }
+        let range = words.join(" and ");
+        match (self.whole, range.is_empty()) {
+            (true, _) => format!("a whole number, {range}"),
+            (false, true) => "a number".into(),
+            (false, false) => range,
+        }
+    }
+}
+
+/// Checks what depends on more than one key, or is not a number.
+pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
+    let (data, flow) = (&recipe.data, &recipe.flow_matching);
+    let refuse = |message: String| Err(Error::Recipe(message));
+    if data.resolution % 16 != 0 {
+        let nearest = (data.resolution + 8) / 16 * 16;
+        return refuse(format!(
+            "`data.resolution` must be a multiple of 16, got {}; the nearest is {nearest}",
+            data.resolution
+        ));
+    }
+    if data.train.is_empty() {
+        return refuse("`data.train` must name at least one folder, got none".into());
+    }
+    if !data.held_out.is_empty() && data.held_out_count.is_some() {
+        return refuse("`data.heldOutCount` and `data.heldOut` exclude each other; keep one".into());
+    }
+    if flow.sigma_min >= flow.sigma_max {
+        let (min, max) = (flow.sigma_min, flow.sigma_max);
+        return refuse(format!("`flowMatching.sigmaMin` must be below `flowMatching.sigmaMax` ({max}), got {min}"));
+    }
+    if recipe.lr_schedule.warmup_steps >= recipe.train.steps {
+        let (warmup, steps) = (recipe.lr_schedule.warmup_steps, recipe.train.steps);
+        return refuse(format!("`lrSchedule.warmupSteps` must be below `train.steps` ({steps}), got {warmup}"));
+    }
+    if recipe.validation.sigmas.is_empty() {
+        return refuse("`validation.sigmas` must have at least one value, got none".into());
+    }
+    if recipe.lora.targets.as_ref().is_some_and(Vec::is_empty) {
+        return refuse("`lora.targets` must name at least one module; leave it out for the default".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.key)
+}

@@ -1,0 +1,354 @@
+//! The sections of a recipe with their defaults. The ranges of the numbers are in `rules.rs`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Declares an enum that is written in snake_case.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+    };
+}
+
+choice! {
+    /// What is trained.
+    Mode {
+        /// Low-rank adapters.
+        #[default]
+        Lora,
+        /// Every weight of the transformer.
+        Full,
+    }
+}
+
+choice! {
+    /// What to do with an image or a caption that cannot be read.
+    OnBadFile {
+        /// End the run.
+        #[default]
+        Fail,
+        /// Leave it out, with a warning.
+        Skip,
+    }
+}
+
+choice! {
+    /// How σ is drawn, before the shift.
+    TimestepSampling {
+        /// u ~ U(0, 1).
+        Uniform,
+        /// u = sigmoid(N(logitMean, logitStd)).
+        #[default]
+        LogitNormal,
+        /// u = sigmoid(N(0, 1)).
+        Lognorm,
+        /// The mode sampling of the Stable Diffusion 3 paper, scale 1.29.
+        Mode,
+        /// As `lognorm`, for use with `mixUniformRatio`.
+        Mix,
+        /// σ ~ Beta(2.5, 1.5), without shift.
+        Beta,
+    }
+}
+
+choice! {
+    /// Weight of a sample by its σ.
+    LossWeighting {
+        /// 1.
+        #[default]
+        None,
+        /// 1 + shift·σ.
+        Linear,
+        /// The bell-shaped table of AI-Toolkit.
+        Bsmntw,
+    }
+}
+
+choice! {
+    /// What stands in for a dropped caption.
+    CaptionDropoutMode {
+        /// The embedding of the empty prompt.
+        #[default]
+        #[serde(alias = "empty-prompt")]
+        EmptyPrompt,
+        /// Zeros.
+        Zero,
+    }
+}
+
+choice! {
+    /// The optimizer.
+    OptimizerType {
+        /// Adam with decoupled weight decay.
+        #[default]
+        Adamw,
+    }
+}
+
+choice! {
+    /// The learning rate after warm-up.
+    LrScheduleType {
+        /// Half a cosine down to `minLrRatio`.
+        #[default]
+        Cosine,
+        /// A line down to `minLrRatio`.
+        Linear,
+        /// No change.
+        Constant,
+    }
+}
+
+/// Shift of σ towards noise.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum FlowShift {
+    /// e^μ, where μ depends on the number of image tokens as in FLUX.2's own training.
+    #[default]
+    Dynamic,
+    /// This shift; 1 is none.
+    Constant(f64),
+}
+
+impl Serialize for FlowShift {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Dynamic => serializer.serialize_str("dynamic"),
+            Self::Constant(shift) => serializer.serialize_f64(*shift),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FlowShift {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(s) if s == "dynamic" => Ok(Self::Dynamic),
+            value => {
+                let refuse = || serde::de::Error::custom(format!("must be a number or \"dynamic\", got {value}"));
+                value.as_f64().map(Self::Constant).ok_or_else(refuse)
+            }
+        }
+    }
+}
+
+/// The model to start from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Folder of a FLUX.2 pipeline in diffusers layout.
+    pub path: PathBuf,
+    /// Train a step-distilled checkpoint all the same.
+    #[serde(default)]
+    pub allow_distilled: bool,
+}
+
+/// Images with a `.txt` caption of the same name beside each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Folders of training images.
+    #[serde(deserialize_with = "one_or_many")]
+    pub train: Vec<PathBuf>,
+    /// Folders of images that are never trained on.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<PathBuf>,
+    /// Instead of `heldOut`: how many images of `train` are set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_count: Option<usize>,
+    /// Side of the square that images are resized and cropped to, in pixels; a multiple of 16.
+    #[serde(default = "default_resolution")]
+    pub resolution: usize,
+    /// Where latents and text embeddings are cached; `.cache` beside the run folder unless given.
+    /// Empty only before paths are made absolute.
+    #[serde(default)]
+    pub cache_dir: PathBuf,
+    /// What to do with an image or a caption that cannot be read.
+    #[serde(default)]
+    pub on_bad_file: OnBadFile,
+    /// Text tokens per caption; what the model's pipeline uses unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_tokens: Option<usize>,
+}
+
+fn default_resolution() -> usize {
+    512
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a folder or a list of folders")]
+enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(path) => vec![path],
+        OneOrMany::Many(paths) => paths,
+    })
+}
+
+/// Declares a section of which every key has a default.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default),+ }
+            }
+        }
+    };
+}
+
+section! {
+    /// Low-rank adaptation.
+    LoraRecipe {
+        /// Rank of the update.
+        rank: usize = 16,
+        /// The update is scaled by alpha / rank.
+        alpha: f64 = 16.0,
+        /// Module names or patterns; every linear of both block kinds except modulation and norms unless given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        targets: Option<Vec<String>> = None,
+    }
+}
+
+section! {
+    /// The flow-matching loss.
+    FlowMatchingRecipe {
+        /// How σ is drawn.
+        timestep_sampling: TimestepSampling = TimestepSampling::LogitNormal,
+        /// Mean of the logit-normal.
+        logit_mean: f64 = 0.0,
+        /// Standard deviation of the logit-normal.
+        logit_std: f64 = 1.0,
+        /// Shift of σ.
+        flow_shift: FlowShift = FlowShift::Dynamic,
+        /// σ is clamped to at least this.
+        sigma_min: f64 = 0.0,
+        /// σ is clamped to at most this.
+        sigma_max: f64 = 1.0,
+        /// With this probability a whole batch is drawn uniformly instead.
+        mix_uniform_ratio: f64 = 0.0,
+        /// False: σ ~ U(0, 1) without shift.
+        use_sigma_noise: bool = true,
+        /// Weight of each sample by its σ.
+        loss_weighting: LossWeighting = LossWeighting::None,
+        /// Guidance that a guidance-embedded model is told while training.
+        guidance_scale: f64 = 1.0,
+        /// Probability that a sample's caption is dropped.
+        caption_dropout: f64 = 0.05,
+        /// What stands in for a dropped caption.
+        caption_dropout_mode: CaptionDropoutMode = CaptionDropoutMode::EmptyPrompt,
+        /// A loss above this, or not finite, ends the run.
+        max_loss: f64 = 100.0,
+    }
+}
+
+section! {
+    /// The optimizer.
+    OptimizerRecipe {
+        /// Which one.
+        r#type: OptimizerType = OptimizerType::Adamw,
+        /// Learning rate after warm-up.
+        lr: f64 = 1e-4,
+        /// Decay of the first moment.
+        beta1: f64 = 0.9,
+        /// Decay of the second moment.
+        beta2: f64 = 0.999,
+        /// Added to the root of the second moment.
+        eps: f64 = 1e-8,
+        /// Decoupled weight decay.
+        weight_decay: f64 = 0.01,
+    }
+}
+
+section! {
+    /// The learning rate over the run.
+    LrScheduleRecipe {
+        /// Its course after warm-up.
+        r#type: LrScheduleType = LrScheduleType::Cosine,
+        /// Steps of linear warm-up from zero.
+        warmup_steps: u64 = 0,
+        /// Where the schedule ends, as a share of `optimizer.lr`.
+        min_lr_ratio: f64 = 0.0,
+    }
+}
+
+/// Steps and batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainRecipe {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Samples of one forward pass.
+    #[serde(default = "one")]
+    pub batch_size: usize,
+    /// Forward passes of one optimizer step.
+    #[serde(default = "one")]
+    pub gradient_accumulation: usize,
+    /// Gradients are clipped to this global norm; 0 switches clipping off.
+    #[serde(default = "default_max_grad_norm")]
+    pub max_grad_norm: f64,
+    /// All randomness is a function of this, the step and the sample.
+    #[serde(default)]
+    pub seed: u64,
+    /// Recompute each block in the backward pass instead of keeping its activations.
+    #[serde(default = "yes")]
+    pub activation_checkpointing: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_max_grad_norm() -> f64 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+section! {
+    /// When to save everything that an exact resume needs.
+    CheckpointRecipe {
+        /// Every so many steps, besides the end.
+        every_steps: u64 = 250,
+        /// How many of the latest are kept.
+        keep: usize = 2,
+    }
+}
+
+section! {
+    /// Evaluation and sample images.
+    ValidationRecipe {
+        /// Prompts of the sample images made before and after training.
+        prompts: Vec<String> = Vec::new(),
+        /// Evaluate every so many steps, besides before and after.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        every_steps: Option<u64> = None,
+        /// The σ at which the held-out loss is taken.
+        sigmas: Vec<f64> = vec![0.1, 0.3, 0.5, 0.7, 0.9],
+        /// Euler steps of a sample image.
+        sample_steps: usize = 28,
+        /// Classifier-free guidance of a sample image; 1 switches it off.
+        sample_guidance: f64 = 4.0,
+        /// Seed of the sample images.
+        sample_seed: u64 = 0,
+    }
+}
+
+section! {
+    /// Where the run goes.
+    OutputRecipe {
+        /// The run folder.
+        dir: PathBuf = PathBuf::from("runs/run"),
+    }
+}

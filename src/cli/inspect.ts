@@ -1,0 +1,19 @@
+import { Command } from 'commander'
+import { stringify } from 'yaml'
+import { inspect } from '../work'
+import type { CommonOptions } from './options'
+import { Output } from './output'
+
+export function inspectCommand(): Command {
+  return new Command('inspect')
+    .description('say what a model folder, safetensors file, LoRA or run folder holds')
+    .argument('<path>', 'file or folder')
+    .option('--json', 'one JSON document on stdout')
+    .addHelpText('after', '\nExamples:\n  flowtune inspect models/flux2-tiny\n  flowtune inspect runs/quickstart/lora')
+    .action((path: string, options: CommonOptions) => {
+      const output = new Output(options.json ?? false)
+      const found = inspect(path)
+      output.document(found)
+      output.line(stringify(found).trimEnd())
+    })
+}

@@ -1,0 +1,59 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Command, CommanderError } from 'commander'
+import { FlowtuneError } from '../errors'
+import { packageRoot } from '../package-root'
+import { evalCommand } from './eval'
+import { EXIT, UsageError } from './exit'
+import { inspectCommand } from './inspect'
+import { Output } from './output'
+import { prepareCommand } from './prepare'
+import { quickstartCommand } from './quickstart'
+import { sampleCommand } from './sample'
+import { trainCommand } from './train'
+import { verifyCommand } from './verify'
+
+/** Runs the command line and gives its exit status. */
+export async function runCli(args: string[]): Promise<number> {
+  try {
+    await createProgram().parseAsync(args, { from: 'user' })
+    return Number(process.exitCode ?? EXIT.ok)
+  } catch (thrown) {
+    return report(thrown, new Output(args.includes('--json')))
+  }
+}
+
+function createProgram(): Command {
+  const program = new Command('flowtune')
+    .description('Fine-tune FLUX.2 on your own images, without Python.')
+    .version(packageVersion())
+    .exitOverride()
+    .showHelpAfterError('(add --help for what there is)')
+  const commands = [
+    quickstartCommand,
+    trainCommand,
+    prepareCommand,
+    sampleCommand,
+    evalCommand,
+    verifyCommand,
+    inspectCommand,
+  ]
+  for (const create of commands) program.addCommand(create().exitOverride().copyInheritedSettings(program))
+  return program
+}
+
+function packageVersion(): string {
+  return JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')).version
+}
+
+function report(thrown: unknown, output: Output): number {
+  // Commander has already written its message, or the help that was asked for.
+  if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? EXIT.ok : EXIT.usage
+  if (thrown instanceof UsageError) {
+    output.failure('USAGE', thrown.message)
+    return EXIT.usage
+  }
+  const error = FlowtuneError.from(thrown)
+  output.failure(error.code, error.message)
+  return error.code === 'CANCELLED' ? EXIT.interrupted : EXIT.failure
+}

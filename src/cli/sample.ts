@@ -1,0 +1,67 @@
+import { Command } from 'commander'
+import { sample } from '../work'
+import { UsageError } from './exit'
+import { interruptible } from './interrupt'
+import { type CommonOptions, decimal, integer } from './options'
+import { Output } from './output'
+import { createProgress } from './progress'
+
+interface SampleCliOptions extends CommonOptions {
+  model: string
+  lora?: string
+  prompt: string
+  negative?: string
+  size?: number
+  width?: number
+  height?: number
+  steps?: number
+  guidance?: number
+  seed?: number
+  out: string
+  dump?: string
+}
+
+export function sampleCommand(): Command {
+  return new Command('sample')
+    .description('make an image from a prompt')
+    .requiredOption('--model <dir>', 'model folder in diffusers layout')
+    .requiredOption('--prompt <text>', 'what to draw')
+    .requiredOption('--out <file.png>', 'the image to write; must not exist')
+    .option('--lora <path>', 'LoRA file or folder to apply')
+    .option('--negative <text>', 'what to steer away from')
+    .option('--size <pixels>', 'width and height, a multiple of 16', integer(16))
+    .option('--width <pixels>', 'width, a multiple of 16', integer(16))
+    .option('--height <pixels>', 'height, a multiple of 16', integer(16))
+    .option('--steps <n>', 'Euler steps', integer(1))
+    .option('--guidance <scale>', 'classifier-free guidance; 1 switches it off', decimal)
+    .option('--seed <n>', 'seed of the initial noise', integer(0))
+    .option('--dump <file.safetensors>', 'also write embeddings, initial latents and the image as tensors')
+    .option('--json', 'one JSON document on stdout')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  flowtune sample --model models/flux2-tiny --prompt "red heart" --size 64 --out heart.png
+  flowtune sample --model flux2-klein-base-4b --lora runs/mine/lora --prompt "my cat" --width 768 --height 512 --out cat.png`,
+    )
+    .action(async (options: SampleCliOptions) => {
+      const output = new Output(options.json ?? false)
+      const progress = createProgress(output)
+      const { negative, guidance, size, json, ...rest } = options
+      const request = { ...rest, ...dimensions(options), negativePrompt: negative, guidanceScale: guidance }
+      const summary = await interruptible(output, (signal) =>
+        sample(request, { signal, onEvent: (event) => progress.show(event) }),
+      ).finally(() => progress.stop())
+      output.document(summary)
+      output.line(summary.path)
+      if (summary.dump) output.line(summary.dump)
+    })
+}
+
+function dimensions({ size, width = size, height = size }: SampleCliOptions): { width: number; height: number } {
+  if (width === undefined || height === undefined) throw new UsageError('sample needs --size, or --width and --height')
+  for (const pixels of [width, height]) {
+    if (pixels % 16 !== 0) throw new UsageError(`${pixels} pixels: width and height are multiples of 16`)
+  }
+  return { width, height }
+}

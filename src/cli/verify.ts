@@ -1,0 +1,51 @@
+import { Command } from 'commander'
+import type { CaseReport, TensorCheck } from '../types'
+import { verify } from '../work'
+import { EXIT } from './exit'
+import { interruptible } from './interrupt'
+import type { CommonOptions } from './options'
+import { Output } from './output'
+import { createProgress } from './progress'
+
+export function verifyCommand(): Command {
+  return new Command('verify')
+    .description('compute parity cases and compare each tensor with the reference stack')
+    .argument('<dirs...>', 'folders of cases, single cases, or a pipeline folder')
+    .option('--json', 'one JSON document on stdout')
+    .addHelpText(
+      'after',
+      `
+Exits with 1 when any tensor is off its bound, or a case names something unknown.
+
+Example:
+  flowtune verify __test__/fixtures/parity/cases`,
+    )
+    .action(async (dirs: string[], options: CommonOptions) => {
+      const output = new Output(options.json ?? false)
+      const progress = createProgress(output)
+      const report = await interruptible(output, (signal) =>
+        verify(dirs, { signal, onEvent: (event) => progress.show(event) }),
+      ).finally(() => progress.stop())
+      output.document(report)
+      for (const each of report.cases) for (const line of describeCase(each)) output.line(line)
+      const off = report.cases.filter((each) => !each.ok).length
+      output.line(`${report.cases.length} cases, ${off} off`)
+      if (!report.ok) process.exitCode = EXIT.failure
+    })
+}
+
+function describeCase({ name, kind, ok, tensors, message }: CaseReport): string[] {
+  const width = Math.max(0, ...tensors.map((tensor) => tensor.name.length))
+  const lines = [`${name} (${kind}): ${ok ? 'ok' : 'OFF'}`]
+  if (message) lines.push(`  ${message}`)
+  return lines.concat(tensors.map((tensor) => describeTensor(tensor, width)))
+}
+
+function describeTensor({ name, error, bound, ok }: TensorCheck, width: number): string {
+  return `  ${name.padEnd(width)}  error ${scientific(error)}  bound ${scientific(bound)}  ${ok ? 'ok' : 'OFF'}`
+}
+
+/** JSON has no NaN: the core sends null for an error that is not a number. */
+function scientific(value: number | null): string {
+  return value === null ? 'nan' : value.toExponential(2)
+}

@@ -1,0 +1,151 @@
+/** How σ is drawn while training. `lognorm` is a logit-normal with mean 0 and deviation 1, whatever the other keys say. */
+export type TimestepSampling = 'uniform' | 'logit_normal' | 'lognorm' | 'mode' | 'mix' | 'beta'
+
+/** The model to start from. */
+export interface ModelRecipe {
+  /** Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler). */
+  path: string
+  /** Compute type of the transformer. Default `float32`. */
+  dtype?: 'float32' | 'bfloat16'
+  /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */
+  allowDistilled?: boolean
+}
+
+/** Images with a `.txt` caption of the same name beside each. */
+export interface DataRecipe {
+  /** Folder, or folders, of training images. */
+  train: string | string[]
+  /** Folder, or folders, of images that are never trained on, for the evaluation loss. */
+  heldOut?: string | string[]
+  /** Instead of `heldOut`: set this many images of `train` aside. */
+  heldOutCount?: number
+  /** Side of the square each image is resized and cropped to, in pixels; a multiple of 16. */
+  resolution?: number
+  /** Where latents and text embeddings are cached. Default: inside the output folder. */
+  cacheDir?: string
+  /** What to do with an image or caption that cannot be read. Default `fail`. */
+  onBadFile?: 'fail' | 'skip'
+  /** Text tokens per caption, padded or cut to this length. Default: what the model's pipeline uses. */
+  textTokens?: number
+}
+
+/** Low-rank adaptation; for `mode: lora`. */
+export interface LoraRecipe {
+  /** Default 16. */
+  rank?: number
+  /** The update is scaled by alpha / rank. Default 16. */
+  alpha?: number
+  /** Module names or patterns. Default: every linear of both block kinds except modulation and norms. */
+  targets?: string[]
+}
+
+export interface FlowMatchingRecipe {
+  /** Default `logit_normal`. */
+  timestepSampling?: TimestepSampling
+  /** Mean of the logit-normal. Default 0. */
+  logitMean?: number
+  /** Standard deviation of the logit-normal. Default 1. */
+  logitStd?: number
+  /** Shift of σ: a number, or `dynamic`, which depends on the image's tokens as in FLUX.2's own training. Default `dynamic`. */
+  flowShift?: number | 'dynamic'
+  /** σ is clamped to at least this. Default 0. */
+  sigmaMin?: number
+  /** σ is clamped to at most this. Default 1. */
+  sigmaMax?: number
+  /** With this probability a whole batch is drawn uniformly instead. Default 0. */
+  mixUniformRatio?: number
+  /** False: σ uniform in 0..1 without shift. Default true. */
+  useSigmaNoise?: boolean
+  /** Weight of each sample by its σ. Default `none`. */
+  lossWeighting?: 'none' | 'linear' | 'bsmntw'
+  /** Guidance that a guidance-embedded model (dev) is told while training. Default 1. */
+  guidanceScale?: number
+  /** Probability that a sample's caption is dropped. Default 0.05. */
+  captionDropout?: number
+  /** What stands in for a dropped caption. Default `empty-prompt`. */
+  captionDropoutMode?: 'empty-prompt' | 'zero'
+  /** A loss above this, or not finite, ends the run with `LOSS_DIVERGED`. Default 100. */
+  maxLoss?: number
+}
+
+export interface OptimizerRecipe {
+  type?: 'adamw'
+  /** Learning rate after warm-up. Default 1e-4. */
+  lr?: number
+  /** Default 0.9. */
+  beta1?: number
+  /** Default 0.999. */
+  beta2?: number
+  /** Default 1e-8. */
+  eps?: number
+  /** Decoupled weight decay. Default 0.01. */
+  weightDecay?: number
+}
+
+export interface LrScheduleRecipe {
+  /** Default `cosine`. */
+  type?: 'cosine' | 'constant' | 'linear'
+  /** Steps of linear warm-up from zero. */
+  warmupSteps?: number
+  /** Where the schedule ends, as a share of `optimizer.lr`. Default 0. */
+  minLrRatio?: number
+}
+
+export interface TrainRecipe {
+  /** Optimizer steps. */
+  steps: number
+  /** Samples of one forward pass. Default 1. */
+  batchSize?: number
+  /** Forward passes of one optimizer step. Default 1. */
+  gradientAccumulation?: number
+  /** Gradients are clipped to this global norm; 0 switches clipping off. Default 1. */
+  maxGradNorm?: number
+  /** All randomness is a function of this, the step and the sample. Default 0. */
+  seed?: number
+  /** Recompute each block in the backward pass instead of keeping its activations. */
+  activationCheckpointing?: boolean
+  /** Decay of the exponential moving average of the trained weights; absent: none. */
+  ema?: number
+}
+
+export interface CheckpointRecipe {
+  /** Save everything a bit-exact resume needs, every so many steps. */
+  everySteps?: number
+  /** Keep this many of the latest checkpoints. */
+  keep?: number
+}
+
+export interface ValidationRecipe {
+  /** Prompts of the sample images made before and after training. */
+  prompts?: string[]
+  /** Evaluate every so many steps, besides before and after. */
+  everySteps?: number
+  /** The σ at which the held-out loss is taken. Default 0.1, 0.3, 0.5, 0.7, 0.9. */
+  sigmas?: number[]
+  samples?: {
+    /** Euler steps. */
+    steps?: number
+    /** Classifier-free guidance; 1 switches it off. */
+    guidanceScale?: number
+    seed?: number
+  }
+}
+
+/** All of a fine-tuning run. Unknown keys are refused with the nearest known one. */
+export interface Recipe {
+  model: ModelRecipe
+  data: DataRecipe
+  /** Train low-rank adapters, or every weight of the transformer. Default `lora`. */
+  mode?: 'lora' | 'full'
+  lora?: LoraRecipe
+  flowMatching?: FlowMatchingRecipe
+  optimizer?: OptimizerRecipe
+  lrSchedule?: LrScheduleRecipe
+  train: TrainRecipe
+  checkpoint?: CheckpointRecipe
+  validation?: ValidationRecipe
+  output?: {
+    /** The run folder. */
+    dir?: string
+  }
+}

@@ -1,0 +1,62 @@
+import { resolve } from 'node:path'
+import { guard } from './errors'
+import { type RunOptions, runJob } from './job'
+import { native } from './native'
+import { resolveRecipe } from './recipe'
+import { TrainingRun } from './run'
+import type {
+  EvaluateSummary,
+  Inspection,
+  PrepareSummary,
+  Recipe,
+  SampleOptions,
+  SampleSummary,
+  VerifyReport,
+} from './types'
+
+export interface TrainOptions extends RunOptions {
+  /** A run folder: continue it from its last checkpoint. */
+  resume?: string
+}
+
+/**
+ * Starts a training run on a thread of its own. Relative paths in the recipe start at the working directory.
+ *
+ * @throws FlowtuneError `RECIPE_INVALID` before anything is loaded; later failures reach {@link TrainingRun.wait}
+ */
+export async function train(recipe: Recipe, { resume, ...run }: TrainOptions = {}): Promise<TrainingRun> {
+  return new TrainingRun({ recipe: resolveRecipe(recipe), resume: resume && resolve(resume) }, run)
+}
+
+/** Fills the cache of latents and text embeddings that training reads. */
+export async function prepare(recipe: Recipe, run: RunOptions = {}): Promise<PrepareSummary> {
+  return runJob('prepare', { recipe: resolveRecipe(recipe) }, run)
+}
+
+/** Makes one image. */
+export async function sample(options: SampleOptions, run: RunOptions = {}): Promise<SampleSummary> {
+  const { model, lora, out, dump } = options
+  const paths = { model: resolve(model), lora: lora && resolve(lora), out: resolve(out), dump: dump && resolve(dump) }
+  return runJob('sample', { ...options, ...paths }, run)
+}
+
+/** Held-out loss at fixed σ: of a recipe's model, or of a run folder's trained weights. */
+export async function evaluate(target: Recipe | { runDir: string }, run: RunOptions = {}): Promise<EvaluateSummary> {
+  const options = 'runDir' in target ? { runDir: resolve(target.runDir) } : { recipe: resolveRecipe(target) }
+  return runJob('evaluate', options, run)
+}
+
+/** Computes parity cases and compares each tensor with what the reference stack computed. */
+export async function verify(paths: string | string[], run: RunOptions = {}): Promise<VerifyReport> {
+  return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)) }, run)
+}
+
+/** Says what a model folder, a safetensors file, a LoRA or a run folder holds. */
+export function inspect(path: string): Inspection {
+  return guard(() => JSON.parse(native().inspect(resolve(path))) as Inspection)
+}
+
+/** Version of the Rust core. */
+export function version(): string {
+  return native().version()
+}
