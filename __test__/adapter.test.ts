@@ -65,14 +65,15 @@ describe('Flux2Adapter', () => {
     expect(new Flux2Adapter({ useGuidanceEmbeds: false }).prepareInputs(context).guidance).toBeUndefined()
   })
 
-  it('drops every caption at probability 1', () => {
+  it('replaces dropped captions', () => {
     const inputs = adapter.prepareInputs({
-      noisyLatents: counting(1, 4, 1, 2),
-      textEmbeddings: counting(1, 3, 5),
-      timesteps: Tensor.fromFloat32([500], [1]),
-      cfgDropoutProb: 1,
+      noisyLatents: counting(3, 4, 1, 2),
+      textEmbeddings: Tensor.fromFloat32([1, 2, 3], [3, 1, 1]),
+      timesteps: Tensor.fromFloat32([500, 500, 500], [3]),
+      dropCaption: [true, false, true],
+      emptyPrompt: Tensor.fromFloat32([9], [1, 1]),
     })
-    expect(inputs.encoderHiddenStates.toFloat32Array().every((value) => value === 0)).toBe(true)
+    expect([...inputs.encoderHiddenStates.toFloat32Array()]).toEqual([9, 2, 9])
   })
 
   it('names the rank of latents that are not 4-D', () => {

@@ -2,18 +2,19 @@
 
 import { installPackages } from './lib/install.mjs'
 import { say } from './lib/say.mjs'
-import { run } from './lib/shell.mjs'
+import { hostTarget, run } from './lib/shell.mjs'
 import { requireTools } from './lib/tools.mjs'
 
+requireTools()
+// The profile and the target of tests and addon, whose build scripts and macros they need anyway.
+const clippy = ['clippy', '--release', '--target', hostTarget(), '--workspace', '--all-targets', '--quiet']
 const CHECKS = [
   ['cargo', ['fmt', '--all', '--check']],
-  // The release profile, whose build scripts and macros the tests and the addon need anyway.
-  ['cargo', ['clippy', '--release', '--workspace', '--all-targets', '--quiet', '--', '-D', 'warnings']],
+  ['cargo', [...clippy, '--', '-D', 'warnings']],
   ['biome', ['check', '.']],
   ['tsc', ['--noEmit']],
 ]
 
-requireTools()
 installPackages()
 const failed = CHECKS.filter(([command, args]) => {
   say(`${command} ${args.join(' ')}`)

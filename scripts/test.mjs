@@ -1,17 +1,18 @@
 // `npm test`: installs, builds, and runs the Rust and the TypeScript tests. Works as the first command after a clone.
 //
-// Rust tests use the release profile, like the addon: the dependencies are then compiled once for both, which on two
-// cores is most of the time, and training in the tests runs at its real speed.
+// Rust tests use the release profile and name the target, like the build of the addon: the dependencies are then
+// compiled once for both, which on two cores is most of the time, and training in the tests runs at its real speed.
 
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import './build.mjs'
 import { say } from './lib/say.mjs'
-import { run, runKeeping } from './lib/shell.mjs'
+import { hostTarget, run, runKeeping } from './lib/shell.mjs'
 
 // The addon's crate has symbols that only Node provides; vitest tests it.
-const CARGO = ['test', '--release', '--workspace', '--exclude', 'flowtune-node', '--no-fail-fast']
+const PACKAGES = ['--workspace', '--exclude', 'flowtune-node']
+const CARGO = ['test', '--release', '--target', hostTarget(), ...PACKAGES, '--no-fail-fast']
 
 async function cargoTests() {
   say('running the Rust tests')

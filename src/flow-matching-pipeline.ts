@@ -17,7 +17,10 @@ export type FlowMatchingPipelineOptions = Pick<
   | 'useSigmaNoise'
   | 'lossWeighting'
   | 'maxLoss'
->
+> & {
+  /** Probability of dropping a caption. Default 0.1. */
+  cfgDropoutProb?: number
+}
 
 /** Noise levels of a batch. */
 export interface Timesteps {
@@ -26,7 +29,7 @@ export interface Timesteps {
   /** float32 `[batch]`, 1000 · sigma. */
   timesteps: Tensor
   /** How this batch was drawn: the strategy, or the uniform one that was mixed in. */
-  method: TimestepSampling | 'uniform_no_shift' | (string & {})
+  method: TimestepSampling | 'mix_uniform' | 'uniform_no_shift' | (string & {})
 }
 
 /** Draws noise levels and forms the training step. After NeMo Automodel's `flow_matching/pipeline.py`. */
@@ -45,11 +48,11 @@ export class FlowMatchingPipeline {
    * σ and timesteps of a batch.
    *
    * @param batch samples
-   * @param options `tokens`: image tokens of a sample, which the dynamic shift depends on; `seed`: the draw is a function of it
+   * @param options `tokens`: image tokens of a sample, which the dynamic shift depends on; `seed` and `step`: the draw is a function of them
    */
-  sampleTimesteps(batch: number, options: { tokens?: number; seed?: number } = {}): Timesteps {
+  sampleTimesteps(batch: number, options: { tokens?: number; seed?: number; step?: number } = {}): Timesteps {
     return guard(() => {
-      const drawn = this.#handle.sampleTimesteps(batch, options.tokens ?? 4096, options.seed ?? 0)
+      const drawn = this.#handle.sampleTimesteps(batch, options.tokens ?? 4096, options.seed ?? 0, options.step ?? 0)
       return { ...drawn, sigma: Tensor.wrap(drawn.sigma), timesteps: Tensor.wrap(drawn.timesteps) }
     })
   }

@@ -17,12 +17,12 @@ export interface FlowMatchingContext {
   textEmbeddings: Tensor
   /** `[batch]`, 0..1000. */
   timesteps: Tensor
-  /** Overrides the adapter's guidance scale for this batch. */
-  guidance?: number
-  /** Probability that a sample's text embedding is zeroed. Default 0. */
-  cfgDropoutProb?: number
-  /** Seed of the dropout. Default 0. */
-  seed?: number
+  /** `[batch]`, instead of the adapter's guidance scale. */
+  guidance?: Tensor
+  /** Per sample, whether its caption is dropped. Default: none is. */
+  dropCaption?: boolean[]
+  /** What stands in for a dropped caption, `[tokens, dim]`. Default: zeros. */
+  emptyPrompt?: Tensor
 }
 
 /** What the transformer takes. */
@@ -81,13 +81,14 @@ export class Flux2Adapter {
    */
   prepareInputs(context: FlowMatchingContext): Flux2Inputs {
     return guard(() => {
-      const { noisyLatents, textEmbeddings, timesteps, ...options } = context
-      const inputs = this.#handle.prepareInputs({
-        ...options,
-        noisyLatents: Tensor.unwrap(noisyLatents),
-        textEmbeddings: Tensor.unwrap(textEmbeddings),
-        timesteps: Tensor.unwrap(timesteps),
-      })
+      const inputs = this.#handle.prepareInputs(
+        Tensor.unwrap(context.noisyLatents),
+        Tensor.unwrap(context.textEmbeddings),
+        Tensor.unwrap(context.timesteps),
+        context.dropCaption ?? [],
+        context.emptyPrompt && Tensor.unwrap(context.emptyPrompt),
+        context.guidance && Tensor.unwrap(context.guidance),
+      )
       return {
         hiddenStates: Tensor.wrap(inputs.hiddenStates),
         encoderHiddenStates: Tensor.wrap(inputs.encoderHiddenStates),

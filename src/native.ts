@@ -26,16 +26,14 @@ export interface NativeFlux2Adapter {
   unpackLatents(packed: NativeTensor, height: number, width: number): NativeTensor
   prepareLatentIds(height: number, width: number, batch: number): NativeTensor
   prepareTextIds(tokens: number, batch: number): NativeTensor
-  prepareInputs(context: NativeContext): NativeInputs
-}
-
-export interface NativeContext {
-  noisyLatents: NativeTensor
-  textEmbeddings: NativeTensor
-  timesteps: NativeTensor
-  guidance?: number | undefined
-  cfgDropoutProb?: number | undefined
-  seed?: number | undefined
+  prepareInputs(
+    noisyLatents: NativeTensor,
+    textEmbeddings: NativeTensor,
+    timesteps: NativeTensor,
+    dropCaption: boolean[],
+    emptyPrompt?: NativeTensor,
+    guidance?: NativeTensor,
+  ): NativeInputs
 }
 
 export interface NativeInputs {
@@ -48,7 +46,7 @@ export interface NativeInputs {
 }
 
 export interface NativePipeline {
-  sampleTimesteps(batch: number, tokens: number, seed: number): NativeTimesteps
+  sampleTimesteps(batch: number, tokens: number, seed: number, step: number): NativeTimesteps
 }
 
 export interface NativeTimesteps {

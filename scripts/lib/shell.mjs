@@ -32,6 +32,14 @@ export function runKeeping(command, args) {
   })
 }
 
+/**
+ * The triple this machine builds for. `napi build` names it to cargo, which then keeps its products in a folder of
+ * their own: tests and lints that name it too share them.
+ */
+export function hostTarget() {
+  return /^host: (.+)$/m.exec(read('rustc', ['-vV']) ?? '')[1]
+}
+
 /** What a program prints, or nothing when it cannot be run. */
 export function read(command, args) {
   const { status, stdout } = spawnSync(command, args, { cwd: root, encoding: 'utf8', env, shell })

@@ -27,6 +27,14 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A cache entry that is damaged or gone.
+    #[error("{}: {reason}", path.display())]
+    CacheStale {
+        /// The entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An argument that no data can satisfy.
     #[error("{0}")]
     InvalidArgument(String),
@@ -47,6 +55,7 @@ impl Error {
         match self {
             Self::Unreadable { .. } => "DATA_UNREADABLE",
             Self::Io { .. } => "IO",
+            Self::CacheStale { .. } => "CACHE_STALE",
             Self::InvalidArgument(_) => "INVALID_ARGUMENT",
             Self::Cancelled => "CANCELLED",
             Self::Model(e) => e.code(),

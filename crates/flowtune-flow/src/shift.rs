@@ -1,6 +1,6 @@
 //! Shifting noise levels towards 1, constantly or with the number of image tokens.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// σ = s / (s + 1/max(u, 1e-5) − 1).
 pub fn shifted(u: f32, shift: f32) -> f32 {
@@ -13,34 +13,52 @@ pub fn dynamic_mu(tokens: usize) -> f64 {
     0.5 + (1.15 - 0.5) * (tokens as f64 - 256.0) / (4096.0 - 256.0)
 }
 
-/// How far noise levels are shifted.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+/// How far noise levels are shifted; written as `"dynamic"` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum FlowShift {
-    /// The same for every resolution.
-    Constant(f64),
-    /// `"dynamic"`: e^μ with [`dynamic_mu`].
-    Dynamic(Dynamic),
-}
-
-/// The word `dynamic`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dynamic {
-    /// `"dynamic"`
+    /// e^μ with [`dynamic_mu`]: as FLUX.2 was trained.
+    #[default]
     Dynamic,
+    /// The same for every resolution; 1 is none.
+    Constant(f64),
 }
 
 impl FlowShift {
-    /// The resolution-dependent shift.
-    pub const DYNAMIC: Self = Self::Dynamic(Dynamic::Dynamic);
-
     /// The factor s for an image of `tokens` tokens.
     pub fn factor(self, tokens: usize) -> f64 {
         match self {
             Self::Constant(shift) => shift,
-            Self::Dynamic(_) => dynamic_mu(tokens).exp(),
+            Self::Dynamic => dynamic_mu(tokens).exp(),
         }
+    }
+}
+
+impl Serialize for FlowShift {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Dynamic => serializer.serialize_str("dynamic"),
+            Self::Constant(shift) => serializer.serialize_f64(*shift),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FlowShift {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "must be a number or \"dynamic\"")]
+        enum Written {
+            Number(f64),
+            Word(Dynamic),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Dynamic {
+            Dynamic,
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Number(shift) => Self::Constant(shift),
+            Written::Word(Dynamic::Dynamic) => Self::Dynamic,
+        })
     }
 }
 

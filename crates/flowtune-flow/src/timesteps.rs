@@ -10,12 +10,13 @@ use crate::random::{Purpose, stream};
 use crate::shift::shifted;
 
 /// `timestep_sampling`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSampling {
     /// u ~ U(0, 1).
     Uniform,
     /// sigmoid(N(mean, std)).
+    #[default]
     LogitNormal,
     /// sigmoid(N(0, 1)).
     Lognorm,

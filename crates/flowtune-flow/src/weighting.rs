@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 pub const TABLE_STEPS: usize = 1000;
 
 /// `loss_weighting_scheme`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossWeighting {
     /// 1.
+    #[default]
     None,
     /// 1 + shift·σ.
     Linear,

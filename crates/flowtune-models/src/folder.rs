@@ -75,7 +75,8 @@ impl ModelFolder {
         let file = path.join("model_index.json");
         let index: ModelIndex = read_json(&file)?;
         if !index.class_name.starts_with("Flux2") {
-            let problem = format!("describes a {}; flowtune trains FLUX.2 (Flux2Pipeline, Flux2KleinPipeline)", index.class_name);
+            let problem =
+                format!("describes a {}; flowtune trains FLUX.2 (Flux2Pipeline, Flux2KleinPipeline)", index.class_name);
             return Err(layout_error(&file, problem));
         }
         Ok(Self { path, class_name: index.class_name, is_distilled: index.is_distilled })

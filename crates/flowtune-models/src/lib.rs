@@ -3,11 +3,17 @@
 //! Weight names, configuration files and folder layout are those of diffusers and transformers.
 
 mod error;
+mod folder;
 mod linear;
 pub mod lora;
+#[cfg(test)]
+mod testing;
+pub mod text;
 pub mod transformer;
+pub mod vae;
 mod weights;
 
 pub use error::{Error, Result};
+pub use folder::{ModelFolder, SchedulerConfig};
 pub use linear::{Linear, Lora};
 pub use weights::{Weights, read_metadata, read_safetensors, replace_file, save_safetensors};

@@ -53,6 +53,15 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// Names of the layers that get an adapter, in the model's order.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when a target selects no layer.
+    pub fn selected<'a>(&self, model: &'a Flux2Transformer) -> Result<Vec<&'a str>> {
+        check_targets(model, self)?;
+        Ok(model.linears().into_iter().map(module_name).filter(|m| self.selects(m)).collect())
+    }
+
     fn selects(&self, module: &str) -> bool {
         self.targets.iter().any(|target| matches_suffix(target, module))
     }
@@ -178,7 +187,6 @@ pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result
         "transformer.r": config.rank,
         "transformer.lora_alpha": config.alpha,
         "transformer.target_modules": modules,
-        "transformer.peft_type": "LORA",
     });
     let metadata = HashMap::from([
         ("format".to_owned(), "pt".to_owned()),

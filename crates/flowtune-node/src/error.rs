@@ -33,7 +33,7 @@ macro_rules! failure_from {
     )*};
 }
 
-failure_from!(flowtune_train::Error, flowtune_engine::Error);
+failure_from!(flowtune_train::Error, flowtune_flow::Error, flowtune_engine::Error);
 
 /// Calls `action`; errors and panics become JavaScript errors with a `code`.
 pub fn guarded<T>(action: impl FnOnce() -> Result<T, Failure>) -> Result<T> {
@@ -44,10 +44,7 @@ pub fn guarded<T>(action: impl FnOnce() -> Result<T, Failure>) -> Result<T> {
 pub fn caught<T>(action: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     // The closure's state is dropped after a panic, nobody sees it half-changed.
     catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|panic| {
-        Err(Failure::new(
-            "INTERNAL",
-            format!("flowtune panicked, which is a bug: {}", panic_message(panic.as_ref())),
-        ))
+        Err(Failure::new("INTERNAL", format!("flowtune panicked, which is a bug: {}", panic_message(panic.as_ref()))))
     })
 }
 
@@ -58,6 +55,5 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 /// `value` as JSON.
 pub fn to_json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value)
-        .map_err(|error| Failure::new("INTERNAL", format!("a result is not JSON: {error}")))
+    serde_json::to_string(value).map_err(|error| Failure::new("INTERNAL", format!("a result is not JSON: {error}")))
 }

@@ -78,16 +78,13 @@ fn parse(kind: &str, options: &str) -> Result<Work, Failure> {
     }
 }
 
-fn work<O, V>(
-    options: &str,
-    function: fn(O, &Control) -> Result<V, flowtune_train::Error>,
-) -> Result<Work, Failure>
+fn work<O, V>(options: &str, function: fn(O, &Control) -> Result<V, flowtune_train::Error>) -> Result<Work, Failure>
 where
     O: DeserializeOwned + Send + 'static,
     V: Serialize + 'static,
 {
-    let options: O = serde_json::from_str(options)
-        .map_err(|error| Failure::new("INVALID_ARGUMENT", format!("options: {error}")))?;
+    let options: O =
+        serde_json::from_str(options).map_err(|error| Failure::new("INVALID_ARGUMENT", format!("options: {error}")))?;
     Ok(Box::new(move |control| to_json(&function(options, control)?)))
 }
 

@@ -38,9 +38,7 @@ impl JobState {
     /// Keeps how the job ended; `value` is JSON.
     pub fn finish(&self, result: std::result::Result<String, Failure>) {
         let outcome = match result {
-            Ok(value) => {
-                Outcome { status: "finished", json: format!(r#"{{"ok":true,"value":{value}}}"#) }
-            }
+            Ok(value) => Outcome { status: "finished", json: format!(r#"{{"ok":true,"value":{value}}}"#) },
             Err(failure) => {
                 let status = if failure.code == "CANCELLED" { "cancelled" } else { "failed" };
                 let json = serde_json::json!({ "ok": false, "error": failure }).to_string();

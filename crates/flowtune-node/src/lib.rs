@@ -5,6 +5,8 @@
 
 mod error;
 mod facade;
+mod flow_matching_pipeline;
+mod flux2_adapter;
 mod job;
 mod job_channel;
 mod job_state;

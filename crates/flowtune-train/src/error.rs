@@ -50,6 +50,9 @@ pub enum Error {
     /// Of the models: weights, their files, prompts.
     #[error(transparent)]
     Model(#[from] flowtune_models::Error),
+    /// Of the flow-matching step.
+    #[error(transparent)]
+    Flow(#[from] flowtune_flow::Error),
     /// Of the engine.
     #[error(transparent)]
     Engine(#[from] flowtune_engine::Error),
@@ -67,6 +70,7 @@ impl Error {
             Self::Internal(_) => "INTERNAL",
             Self::Data(e) => e.code(),
             Self::Model(e) => e.code(),
+            Self::Flow(e) => e.code(),
             Self::Engine(e) => e.code(),
         }
     }

@@ -146,7 +146,8 @@ mod tests {
         let json = r#"{"type":"step","step":1,"totalSteps":2,"loss":0.5,"gradNorm":1.5,"lr":0.0001,"secondsPerStep":0.25,"sigmaMean":0.5}"#;
         assert_eq!(serde_json::to_string(&event).unwrap(), json);
         assert_eq!(serde_json::from_str::<Event>(json).unwrap(), event);
-        let finished = Event::Finished(TrainSummary { run_dir: "/r".into(), weights: "/r/lora".into(), ..Default::default() });
+        let finished =
+            Event::Finished(TrainSummary { run_dir: "/r".into(), weights: "/r/lora".into(), ..Default::default() });
         let json = r#"{"type":"finished","runDir":"/r","steps":0,"weights":"/r/lora"}"#;
         assert_eq!(serde_json::to_string(&finished).unwrap(), json);
         assert_eq!(serde_json::from_str::<Event>(json).unwrap(), finished);

@@ -6,12 +6,14 @@
 mod control;
 mod error;
 mod event;
+mod imaging;
 mod lr_schedule;
 mod optimizer;
 pub mod plot;
 mod recipe;
 pub mod report;
 mod run_folder;
+pub mod verify;
 
 pub use control::Control;
 pub use error::{Error, Result};
@@ -19,4 +21,4 @@ pub use event::{Event, SigmaLoss, TrainSummary};
 pub use lr_schedule::LrSchedule;
 pub use optimizer::AdamW;
 pub use recipe::*;
-pub use run_folder::{Checkpoint, RunFolder};
+pub use run_folder::{Checkpoint, RunFolder, list_checkpoints, read_events, read_recipe};

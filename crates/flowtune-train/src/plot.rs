@@ -91,9 +91,7 @@ impl Curves {
         if !self.held_out.is_empty() {
             let style = HELD_OUT.filled();
             chart
-                .draw_series(
-                    LineSeries::new(self.held_out.iter().copied(), HELD_OUT.stroke_width(2)).point_size(4),
-                )?
+                .draw_series(LineSeries::new(self.held_out.iter().copied(), style.stroke_width(2)).point_size(4))?
                 .label("held-out images, fixed noise")
                 .legend(move |(x, y)| Circle::new((x + 10, y), 4, style));
         }

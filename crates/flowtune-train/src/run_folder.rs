@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use flowtune_data::atomic;
 
-pub use checkpoints::Checkpoint;
+pub use checkpoints::{Checkpoint, list_checkpoints};
 
 use crate::error::{Error, Result};
 use crate::event::Event;

@@ -59,7 +59,7 @@ impl Dims {
         };
         let kv_heads = k.shape().get(2).copied().unwrap_or(0);
         let fits = k.shape().len() == 4 && k.dim(0) == batch && k.dim(3) == head_dim;
-        if !fits || kv_heads == 0 || heads % kv_heads != 0 {
+        if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             let expected = format!("[{batch}, keys, a divisor of {heads}, {head_dim}]");
             return Err(shape_error("attention", "k", expected, k.shape()));
         }
@@ -70,14 +70,7 @@ impl Dims {
     }
 }
 
-fn forward<T: Real>(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: Option<&[i64]>,
-    causal: bool,
-    d: Dims,
-) -> Result<Tensor> {
+fn forward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&[i64]>, causal: bool, d: Dims) -> Result<Tensor> {
     let (q, k, v) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let width = d.heads * d.head_dim;
     let mut out = vec![T::zero(); d.batch * d.tokens * width];
@@ -142,7 +135,7 @@ fn softmax<T: Real>(row: &mut [T], mask: Option<&[i64]>) {
         row.iter_mut().zip(mask).filter(|(_, m)| **m == 0).for_each(|(x, _)| *x = T::zero());
     }
     let inverse = lanes::sum(row).recip();
-    row.iter_mut().for_each(|x| *x = *x * inverse);
+    row.iter_mut().for_each(|x| *x *= inverse);
 }
 
 /// cos and sin for positions 0..tokens, `[1, tokens, head_dim / 2]` float32: angle i of position p is

@@ -36,13 +36,7 @@ impl Padding {
 ///
 /// # Errors
 /// `SHAPE_MISMATCH` when the extents do not fit.
-pub fn conv2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    stride: usize,
-    padding: Padding,
-) -> Result<Tensor> {
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
     let d = Dims::of(x, weight, bias, stride, padding)?;
     with_real!(x.dtype(), "conv2d", T => {
         let mut y = match bias {

@@ -18,7 +18,7 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
     let &[_, channels, ..] = x.shape() else {
         return Err(shape_error("group_norm", "x", "[batch, channels, ..]", x.shape()));
     };
-    if groups == 0 || channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(shape_error("group_norm", "x", format!("[batch, {groups}·n, ..]"), x.shape()));
     }
     for (name, v) in [("weight", weight), ("bias", bias)] {

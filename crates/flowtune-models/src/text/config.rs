@@ -115,7 +115,7 @@ impl Raw {
         }
         let heads = self.num_attention_heads;
         let kv_heads = self.num_key_value_heads.unwrap_or(heads);
-        if kv_heads == 0 || heads % kv_heads != 0 {
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(format!("num_key_value_heads ({kv_heads}) must divide num_attention_heads ({heads})"));
         }
         let theta = |rope: &Option<Rope>| rope.as_ref().and_then(|r| r.rope_theta);

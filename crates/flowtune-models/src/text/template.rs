@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, Error as TemplateError, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Value as Json;
@@ -26,8 +28,9 @@ impl ChatTemplate {
     pub(super) fn load(folder: &Path, tokenizer_config: &Json, special_tokens: Vec<(String, String)>) -> Result<Self> {
         let (file, source) = find(folder, tokenizer_config)?;
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        // Only delimiters can be refused, and these are the usual ones.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| layout_error(&file, e.to_string()))?);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<Value, TemplateError> {
             Err(TemplateError::new(ErrorKind::InvalidOperation, message))
@@ -47,7 +50,7 @@ impl ChatTemplate {
             context[name] = Json::String(token.clone());
         }
         let template = self.environment.get_template(NAME);
-        template.and_then(|t| t.render(&context)).map_err(|e| Error::DataUnreadable {
+        template.and_then(|t| t.render(Serde(&context))).map_err(|e| Error::DataUnreadable {
             what: format!("prompt {:?}", prompt.chars().take(40).collect::<String>()),
             problem: format!("the chat template refused it: {e}"),
         })

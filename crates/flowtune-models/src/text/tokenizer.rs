@@ -65,9 +65,10 @@ impl PromptTokenizer {
         tokenizer.with_padding(None);
         let config_file = folder.join("tokenizer_config.json");
         let config: Value = read_json(&config_file)?;
-        let pad_id = special(&config, "pad_token").and_then(|token| tokenizer.token_to_id(&token)).ok_or_else(|| {
-            layout_error(&config_file, "names no pad_token that tokenizer.json knows; download both again")
-        })?;
+        let pad_id =
+            special(&config, "pad_token").and_then(|token| tokenizer.token_to_id(&token)).ok_or_else(|| {
+                layout_error(&config_file, "names no pad_token that tokenizer.json knows; download both again")
+            })?;
         let max_length = config["model_max_length"].as_f64().unwrap_or(f64::INFINITY);
         Ok(Self {
             tokenizer: Mutex::new(tokenizer),
@@ -119,13 +120,20 @@ impl PromptTokenizer {
             Side::Left => TruncationDirection::Left,
             Side::Right => TruncationDirection::Right,
         };
-        let truncation = TruncationParams { direction, max_length: tokens, ..TruncationParams::default() };
-        let mut tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
-        tokenizer.with_truncation(Some(truncation)).map_err(refused)?;
         let special = self.style.adds_special_tokens(text, self.bos_token.as_deref());
-        let encoding = tokenizer.encode_fast(text, special).map_err(refused)?;
-        let ids = encoding.get_ids().iter().map(|&id| i64::from(id)).collect();
-        Ok((ids, !encoding.get_overflowing().is_empty()))
+        let mut tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut encode = |truncation: Option<TruncationParams>| -> tokenizers::Result<Vec<i64>> {
+            tokenizer.with_truncation(truncation)?;
+            let encoding = tokenizer.encode_fast(text, special)?;
+            Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+        };
+        let whole = encode(None).map_err(refused)?;
+        if whole.len() <= tokens {
+            return Ok((whole, false));
+        }
+        // The library keeps the special tokens when it cuts.
+        let truncation = TruncationParams { direction, max_length: tokens, ..TruncationParams::default() };
+        Ok((encode(Some(truncation)).map_err(refused)?, true))
     }
 
     fn pad(&self, out: &mut Vec<i64>, row: &[i64], padding: usize, value: i64) {

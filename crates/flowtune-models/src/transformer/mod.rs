@@ -18,6 +18,7 @@ pub use config::Flux2Config;
 
 use crate::error::{Result, layout_error};
 use crate::linear::Linear;
+use crate::folder::ModelFolder;
 use crate::weights::Weights;
 use builder::{Builder, Source};
 use double::DoubleBlock;
@@ -182,5 +183,15 @@ impl Flux2Transformer {
         let timestep = scale_tensor(&inputs.timestep, 1000.0)?;
         let guidance = inputs.guidance.as_ref().map(|g| scale_tensor(g, 1000.0)).transpose()?;
         Ok(self.time.forward(tape, &timestep, guidance.as_ref())?)
+    }
+}
+
+impl ModelFolder {
+    /// The transformer, all frozen.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor.
+    pub fn transformer(&self) -> Result<Flux2Transformer> {
+        Flux2Transformer::load(self.config("transformer")?, &self.weights("transformer")?)
     }
 }

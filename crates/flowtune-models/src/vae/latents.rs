@@ -10,8 +10,8 @@ const PATCH: usize = 2;
 
 /// Mean and deviation of each of the patches' channels over the VAE's training data.
 pub(super) struct Statistics {
-    mean: Vec<f32>,
-    deviation: Vec<f32>,
+    pub(super) mean: Vec<f32>,
+    pub(super) deviation: Vec<f32>,
 }
 
 impl Statistics {

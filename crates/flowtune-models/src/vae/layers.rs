@@ -120,9 +120,7 @@ impl PixelAttention {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let &[batch, channels, height, width] = x.shape() else {
-            return Ok(x.clone());
-        };
+        let (batch, channels, height, width) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
         let tokens = pack_latents(&self.norm.forward(x)?)?;
         let head = |affine: &Affine| -> Result<Tensor> {
             Ok(affine.forward(&tokens)?.reshape(&[batch, height * width, 1, channels])?)

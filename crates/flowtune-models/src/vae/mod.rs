@@ -62,8 +62,9 @@ impl AutoencoderKLFlux2 {
     /// `SHAPE_MISMATCH` for other images.
     pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
         let multiple = 2 * self.config.downsampling();
-        let fits = |s: &[usize]| s[1] == self.config.in_channels && s[2] % multiple == 0 && s[3] % multiple == 0;
-        if image.shape().len() != 4 || !fits(image.shape()) {
+        let fits = matches!(image.shape(), &[_, channels, height, width] if channels == self.config.in_channels
+            && height.is_multiple_of(multiple) && width.is_multiple_of(multiple));
+        if !fits {
             let expected = format!("[batch, {}, {multiple}·h, {multiple}·w]", self.config.in_channels);
             return Err(shape_error("encode", "image", expected, image));
         }

@@ -16,10 +16,7 @@ use crate::error::{Result, io_error};
 ///
 /// # Errors
 /// `IO`, naming `path`: no space, no permission, no such folder.
-pub fn replace_file(
-    path: impl AsRef<Path>,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> Result<()> {
+pub fn replace_file(path: impl AsRef<Path>, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     replace(path, write).map_err(io_error(path))
 }

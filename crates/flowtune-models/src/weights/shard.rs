@@ -52,10 +52,9 @@ impl Shard {
     }
 
     pub(super) fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors.get(name).ok_or_else(|| Error::WeightsMissing {
-            file: self.path.display().to_string(),
-            tensor: name.to_owned(),
-        })
+        self.tensors
+            .get(name)
+            .ok_or_else(|| Error::WeightsMissing { file: self.path.display().to_string(), tensor: name.to_owned() })
     }
 
     /// A floating tensor as float32.

@@ -73,9 +73,8 @@ fn shards_are_found_through_their_index() {
         save_safetensors(dir.path().join(part(i)), &tensors, None).unwrap();
     }
     let index = dir.path().join("model.safetensors.index.json");
-    let list = |extra: &str| {
-        format!(r#"{{"metadata":{{}},"weight_map":{{"w1":"{}","w2":"{}"{extra}}}}}"#, part(1), part(2))
-    };
+    let list =
+        |extra: &str| format!(r#"{{"metadata":{{}},"weight_map":{{"w1":"{}","w2":"{}"{extra}}}}}"#, part(1), part(2));
     fs::write(&index, list("")).unwrap();
     let weights = Weights::open(dir.path()).unwrap();
     assert_eq!(values(&weights.get("w2", &[2]).unwrap()), [2.0, 2.5]);

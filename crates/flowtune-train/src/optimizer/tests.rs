@@ -57,8 +57,12 @@ fn three_steps_are_those_of_torch() {
 fn a_restored_state_goes_on_bit_for_bit() {
     let mut whole = optimizer();
     let mut first = optimizer();
-    (0..3).for_each(|i| drop(take(&mut whole, i)));
-    (0..2).for_each(|i| drop(take(&mut first, i)));
+    for i in 0..3 {
+        take(&mut whole, i);
+    }
+    for i in 0..2 {
+        take(&mut first, i);
+    }
     let mut second = optimizer();
     for (to, from) in second.params().zip(first.params()) {
         to.set(from.value());

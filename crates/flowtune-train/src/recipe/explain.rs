@@ -79,7 +79,9 @@ fn nearest<'a>(unknown: &str, known: &'a [String]) -> Option<&'a str> {
     let unknown = flat(unknown);
     known
         .iter()
-        .map(|name| (strsim::damerau_levenshtein(&unknown, &flat(name)), strsim::jaro_winkler(&unknown, &flat(name)), name))
+        .map(|name| {
+            (strsim::damerau_levenshtein(&unknown, &flat(name)), strsim::jaro_winkler(&unknown, &flat(name)), name)
+        })
         .filter(|(distance, alike, _)| *distance <= 2 || *alike >= ALIKE)
         .min_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)))
         .map(|(_, _, name)| name.as_str())

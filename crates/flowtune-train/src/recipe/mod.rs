@@ -10,9 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use sections::{
-    CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, FlowShift, LoraRecipe, LossWeighting,
-    LrScheduleRecipe, LrScheduleType, Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe,
-    TimestepSampling, TrainRecipe, ValidationRecipe,
+    CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
+    Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,
 };
 
 use crate::error::{Error, Result};

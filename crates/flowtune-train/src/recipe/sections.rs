@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use flowtune_flow::shift::FlowShift;
+use flowtune_flow::timesteps::TimestepSampling;
+use flowtune_flow::weighting::LossWeighting;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares an enum that is written in snake_case.
 macro_rules! choice {
@@ -37,38 +40,6 @@ choice! {
 }
 
 choice! {
-    /// How σ is drawn, before the shift.
-    TimestepSampling {
-        /// u ~ U(0, 1).
-        Uniform,
-        /// u = sigmoid(N(logitMean, logitStd)).
-        #[default]
-        LogitNormal,
-        /// u = sigmoid(N(0, 1)).
-        Lognorm,
-        /// The mode sampling of the Stable Diffusion 3 paper, scale 1.29.
-        Mode,
-        /// As `lognorm`, for use with `mixUniformRatio`.
-        Mix,
-        /// σ ~ Beta(2.5, 1.5), without shift.
-        Beta,
-    }
-}
-
-choice! {
-    /// Weight of a sample by its σ.
-    LossWeighting {
-        /// 1.
-        #[default]
-        None,
-        /// 1 + shift·σ.
-        Linear,
-        /// The bell-shaped table of AI-Toolkit.
-        Bsmntw,
-    }
-}
-
-choice! {
     /// What stands in for a dropped caption.
     CaptionDropoutMode {
         /// The embedding of the empty prompt.
@@ -99,37 +70,6 @@ choice! {
         Linear,
         /// No change.
         Constant,
-    }
-}
-
-/// Shift of σ towards noise.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum FlowShift {
-    /// e^μ, where μ depends on the number of image tokens as in FLUX.2's own training.
-    #[default]
-    Dynamic,
-    /// This shift; 1 is none.
-    Constant(f64),
-}
-
-impl Serialize for FlowShift {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Dynamic => serializer.serialize_str("dynamic"),
-            Self::Constant(shift) => serializer.serialize_f64(*shift),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for FlowShift {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(s) if s == "dynamic" => Ok(Self::Dynamic),
-            value => {
-                let refuse = || serde::de::Error::custom(format!("must be a number or \"dynamic\", got {value}"));
-                value.as_f64().map(Self::Constant).ok_or_else(refuse)
-            }
-        }
     }
 }
 

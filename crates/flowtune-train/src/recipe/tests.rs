@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use flowtune_flow::shift::FlowShift;
+use flowtune_flow::timesteps::TimestepSampling;
 use serde_json::{Value, json};
 
 use super::*;

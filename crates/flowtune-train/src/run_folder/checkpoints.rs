@@ -88,7 +88,7 @@ impl RunFolder {
 ///
 /// # Errors
 /// `IO`.
-pub(super) fn list_checkpoints(dir: &Path) -> Result<Vec<Checkpoint>> {
+pub fn list_checkpoints(dir: &Path) -> Result<Vec<Checkpoint>> {
     let dir = dir.join("checkpoints");
     let entries = match fs::read_dir(&dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -125,3 +125,22 @@ fn only_the_newest_are_kept_and_a_step_may_come_again() {
     assert_eq!(steps, [2, 3]);
     assert_eq!(fs::read_dir(folder.dir().join("checkpoints")).unwrap().count(), 2);
 }
+
+/// `FLOWTUNE_SMALL_DISK` names a folder on a disk of less than 1 MiB, e.g. a tmpfs; without it there is nothing to fill.
+#[test]
+fn a_full_disk_leaves_the_earlier_checkpoint() {
+    let Some(disk) = std::env::var_os("FLOWTUNE_SMALL_DISK").map(PathBuf::from) else {
+        println!("skipped: FLOWTUNE_SMALL_DISK is not set");
+        return;
+    };
+    let tmp = tempfile::tempdir_in(disk).unwrap();
+    let (folder, _) = RunFolder::create(&recipe(tmp.path())).unwrap();
+    let one = save(&folder, 1, 1);
+    let failed =
+        folder.write_checkpoint(2, 1, |dir| Ok(atomic::write_file(&dir.join("state.bin"), &vec![1; 1 << 20])?));
+    let error = failed.unwrap_err();
+    assert_eq!(error.code(), "IO");
+    assert!(error.to_string().contains("state.bin"), "{error}");
+    assert_eq!(folder.checkpoints().unwrap(), [one]);
+    assert_eq!(fs::read_dir(folder.dir().join("checkpoints")).unwrap().count(), 1);
+}

@@ -87,9 +87,8 @@ fn half_split_rope_equals_candle() {
     let f64s = |t: &Tensor| t.to_dtype(crate::DType::F64).unwrap();
     let table = rope_table(tokens, dim, 1e4);
     let table = RopeTable { cos: f64s(&table.cos), sin: f64s(&table.sin) };
-    let of = |t: &Tensor, shape: &[usize]| {
-        Candle::from_slice(t.as_slice::<f64>().unwrap(), shape, &Device::Cpu).unwrap()
-    };
+    let of =
+        |t: &Tensor, shape: &[usize]| Candle::from_slice(t.as_slice::<f64>().unwrap(), shape, &Device::Cpu).unwrap();
     let cx = of(&x, x.shape()).transpose(1, 2).unwrap().contiguous().unwrap();
     let (cos, sin) = (of(&table.cos, &[tokens, dim / 2]), of(&table.sin, &[tokens, dim / 2]));
     let want = candle_nn::rotary_emb::rope_slow(&cx, &cos, &sin).unwrap();

@@ -1,0 +1,194 @@
+//! Latents by image and embeddings by caption, as safetensors files named by a hash of all that they depend on:
+//! when images, captions or models change, other files are used, and no entry is ever out of date.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flowtune_engine::{DType, Tensor};
+use flowtune_models::{read_metadata, read_safetensors, save_safetensors};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::image::{PREPROCESSING, Size};
+
+/// Name of the only tensor of an entry.
+const LATENTS: &str = "image_latents";
+const TEXT: &str = "text_embeddings";
+/// Metadata key of the hash of the tensor's bytes.
+const CHECKSUM: &str = "sha256";
+
+/// Name of an image's latents in a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LatentKey(String);
+
+/// Name of a caption's embeddings in a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TextKey(String);
+
+/// A cache folder. Several runs, even at once, may share it.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// Opens the cache in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn open(dir: &Path) -> Result<Self> {
+        for kind in [LATENTS, TEXT] {
+            let dir = dir.join(kind);
+            fs::create_dir_all(&dir).map_err(Error::io(&dir, "made"))?;
+        }
+        Ok(Self { dir: dir.to_path_buf() })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Key of the latents of an image file with these `bytes`.
+    pub fn latent_key(bytes: &[u8], encoder_fingerprint: &str, size: Size) -> LatentKey {
+        let shape = format!("{}x{} v{PREPROCESSING}", size.width, size.height);
+        LatentKey(hash(&[bytes, encoder_fingerprint.as_bytes(), shape.as_bytes()]))
+    }
+
+    /// Key of the embeddings of `caption`.
+    pub fn text_key(caption: &str, encoder_fingerprint: &str, tokens: usize) -> TextKey {
+        TextKey(hash(&[caption.as_bytes(), encoder_fingerprint.as_bytes(), tokens.to_string().as_bytes()]))
+    }
+
+    /// Latents `[C, h, w]`, or none if they are not cached.
+    ///
+    /// # Errors
+    /// `CACHE_STALE` when the entry is damaged.
+    pub fn latents(&self, key: &LatentKey) -> Result<Option<Tensor>> {
+        read(&self.latent_path(key), LATENTS, 3)
+    }
+
+    /// Embeddings `[S, D]`, or none if they are not cached.
+    ///
+    /// # Errors
+    /// `CACHE_STALE` when the entry is damaged.
+    pub fn text(&self, key: &TextKey) -> Result<Option<Tensor>> {
+        read(&self.text_path(key), TEXT, 2)
+    }
+
+    /// Stores latents `[C, h, w]`.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn put_latents(&self, key: &LatentKey, latents: &Tensor) -> Result<()> {
+        write(&self.latent_path(key), LATENTS, latents)
+    }
+
+    /// Stores embeddings `[S, D]`.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn put_text(&self, key: &TextKey, embeddings: &Tensor) -> Result<()> {
+        write(&self.text_path(key), TEXT, embeddings)
+    }
+
+    pub(crate) fn latent_path(&self, key: &LatentKey) -> PathBuf {
+        self.dir.join(LATENTS).join(format!("{}.safetensors", key.0))
+    }
+
+    pub(crate) fn text_path(&self, key: &TextKey) -> PathBuf {
+        self.dir.join(TEXT).join(format!("{}.safetensors", key.0))
+    }
+}
+
+fn read(path: &Path, name: &str, rank: usize) -> Result<Option<Tensor>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let stale = |reason: String| Error::CacheStale { path: path.to_path_buf(), reason };
+    let mut tensors = read_safetensors(path).map_err(|e| stale(e.to_string()))?;
+    let metadata = read_metadata(path).map_err(|e| stale(e.to_string()))?;
+    let tensor = tensors.remove(name).filter(|t| t.dtype() == DType::F32 && t.shape().len() == rank);
+    let tensor = tensor.ok_or_else(|| stale(format!("holds no float32 {name} of rank {rank}")))?;
+    if metadata.get(CHECKSUM) != Some(&checksum(&tensor)?) {
+        return Err(stale("its content does not match its checksum".into()));
+    }
+    Ok(Some(tensor))
+}
+
+fn write(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+    let tensor = tensor.to_dtype(DType::F32)?;
+    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(&tensor)?)]);
+    Ok(save_safetensors(path, &[(name.to_owned(), tensor)], Some(metadata))?)
+}
+
+fn checksum(tensor: &Tensor) -> Result<String> {
+    let mut hasher = Sha256::new();
+    // In pieces, so that no second copy of the tensor is made.
+    for values in tensor.as_slice::<f32>()?.chunks(1 << 12) {
+        hasher.update(values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// SHA-256 of `parts`, each after its length, so that no two lists of parts are alike.
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back_and_depend_on_everything() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(tmp.path()).unwrap();
+        let size = Size { width: 32, height: 16 };
+        let key = Cache::latent_key(b"image", "vae", size);
+        assert!(cache.latents(&key).unwrap().is_none());
+        let latents = Tensor::from_vec(vec![1f32, -2.5, 3.0, 4.0], &[2, 1, 2]).unwrap();
+        cache.put_latents(&key, &latents).unwrap();
+        let back = cache.latents(&key).unwrap().unwrap();
+        assert_eq!((back.shape(), back.to_f32_vec().unwrap()), (latents.shape(), latents.to_f32_vec().unwrap()));
+        for other in [
+            Cache::latent_key(b"imagf", "vae", size),
+            Cache::latent_key(b"image", "vaf", size),
+            Cache::latent_key(b"image", "vae", Size { width: 16, height: 32 }),
+            Cache::latent_key(b"imagev", "ae", size),
+        ] {
+            assert_ne!(other, key);
+        }
+        let text = Cache::text_key("a", "e", 8);
+        assert!(text != Cache::text_key("a", "e", 9) && text != Cache::text_key("b", "e", 8));
+    }
+
+    #[test]
+    fn damaged_entries_are_stale() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(tmp.path()).unwrap();
+        let key = Cache::text_key("a cat", "encoder", 2);
+        let path = cache.text_path(&key);
+        cache.put_text(&key, &Tensor::full(1f32, &[2, 3])).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bytes in [&whole[..whole.len() - 1], &flipped, b"", b"junk that is longer than eight bytes"] {
+            fs::write(&path, bytes).unwrap();
+            let error = cache.text(&key).unwrap_err();
+            assert_eq!(error.code(), "CACHE_STALE", "{error}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+
+/// A PNG of one colour.
+pub(crate) fn png(width: u32, height: u32, rgba: [u8; 4]) -> Vec<u8> {
+    encode(&::image::RgbaImage::from_pixel(width, height, ::image::Rgba(rgba)).into())
+}
+
+fn encode(image: &DynamicImage) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    image.write_to(&mut out, ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+fn decode(bytes: &[u8], width: usize, height: usize) -> Vec<f32> {
+    decode_image(bytes, Path::new("x.png"), Size { width, height }).unwrap().to_f32_vec().unwrap()
+}
+
+#[test]
+fn colours_and_transparency() {
+    let red = decode(&png(5, 5, [255, 0, 0, 255]), 16, 16);
+    assert!(red[..256].iter().all(|&x| x == 1.0) && red[256..].iter().all(|&x| x == -1.0));
+    let clear = decode(&png(5, 5, [0, 0, 0, 0]), 16, 16);
+    assert!(clear.iter().all(|&x| x == 1.0));
+    let half = decode(&png(5, 5, [0, 0, 0, 128]), 16, 16);
+    assert!(half.iter().all(|&x| (x - (127.0 / 127.5 - 1.0)).abs() < 1e-6));
+}
+
+#[test]
+fn the_middle_is_cut_out() {
+    // 48×16: thirds of red, green, blue. A square target keeps the green third.
+    let thirds = RgbImage::from_fn(48, 16, |x, _| {
+        let mut pixel = [0; 3];
+        pixel[x as usize / 16] = 255;
+        ::image::Rgb(pixel)
+    });
+    let bytes = encode(&thirds.into());
+    let square = decode(&bytes, 16, 16);
+    let mean = |c: usize| square[c * 256..][..256].iter().sum::<f32>() / 256.0;
+    assert!(mean(0) < -0.95 && mean(1) > 0.95 && mean(2) < -0.95, "{} {} {}", mean(0), mean(1), mean(2));
+    assert_eq!(decode(&bytes, 48, 16)[0], 1.0);
+}
+
+#[test]
+fn images_are_turned_upright() {
+    // A red pixel left of a blue one, as JPEG, with EXIF orientation 6: turn right by 90°.
+    let image = RgbImage::from_fn(32, 16, |x, _| ::image::Rgb(if x < 16 { [255, 0, 0] } else { [0, 0, 255] }));
+    let mut jpeg = Cursor::new(Vec::new());
+    image.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+    let jpeg = jpeg.into_inner();
+    let tiff = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let length = (tiff.len() as u16 + 2).to_be_bytes();
+    let turned = [&jpeg[..2], &[0xff, 0xe1], &length, tiff, &jpeg[2..]].concat();
+    let path = Path::new("x.jpg");
+    assert_eq!(image_size(&turned, path).unwrap(), Size { width: 16, height: 32 });
+    let upright = decode(&turned, 16, 32);
+    // Red on top, blue below.
+    assert!(upright[0] > 0.9 && upright[31 * 16] < -0.9, "{} {}", upright[0], upright[31 * 16]);
+    assert!(upright[2 * 512] < -0.9 && upright[2 * 512 + 31 * 16] > 0.9);
+}
+
+#[test]
+fn damaged_images_are_named() {
+    let whole = encode(&RgbImage::from_fn(64, 64, |x, y| ::image::Rgb([x as u8, y as u8, (x * y) as u8])).into());
+    for bytes in [&b"text"[..], &whole[..whole.len() / 2]] {
+        let error = decode_image(bytes, Path::new("dir/x.png"), Size { width: 16, height: 16 }).unwrap_err();
+        assert_eq!(error.code(), "DATA_UNREADABLE");
+        assert!(error.to_string().contains("dir/x.png"), "{error}");
+    }
+}
+
+#[test]
+fn a_png_comes_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("x.png");
+    let values: Vec<f32> = (0..3 * 16 * 32).map(|i| (i % 256) as f32 / 255.0).collect();
+    save_png(&Tensor::from_vec(values.clone(), &[3, 16, 32]).unwrap(), &path).unwrap();
+    let back = load_image(&path, Size { width: 32, height: 16 }).unwrap().to_f32_vec().unwrap();
+    for (a, b) in back.iter().zip(values) {
+        assert!((a - (2.0 * b - 1.0)).abs() < 1e-5, "{a} {b}");
+    }
+    let flat = Tensor::full(0f32, &[16, 16]);
+    assert!(save_png(&flat, &path).is_err());
+}
+
+#[test]
+fn buckets_keep_the_aspect_within_the_pixels() {
+    let size = |width, height| Size { width, height };
+    assert_eq!(bucket_for(100, 100, 512), size(512, 512));
+    assert_eq!(bucket_for(3000, 3010, 512), size(512, 512));
+    assert_eq!(bucket_for(10_000, 10, 512).width, 1024);
+    for (width, height) in [(1920, 1080), (1080, 1920), (800, 600), (1000, 300)] {
+        let bucket = bucket_for(width, height, 512);
+        assert!(bucket.width.is_multiple_of(16) && bucket.height.is_multiple_of(16));
+        assert!(bucket.width * bucket.height <= 512 * 512 && bucket.width * bucket.height > 512 * 512 * 8 / 10);
+        let off = (bucket.width as f64 / bucket.height as f64) / (width as f64 / height as f64);
+        assert!((0.93..1.07).contains(&off), "{width}×{height}: {bucket:?}");
+    }
+}

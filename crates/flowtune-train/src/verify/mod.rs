@@ -1,0 +1,135 @@
+//! Parity with the reference stack: recomputes what PyTorch, diffusers, peft and NeMo Automodel computed, and
+//! compares tensor by tensor.
+
+mod case;
+mod flow;
+mod models;
+mod pipeline;
+mod train;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use case::Case;
+
+/// One tensor against the reference.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TensorCheck {
+    /// Its name in the case.
+    pub name: String,
+    /// Worst error: max|a−b| / max|b|, or max|a−b| for images; infinite when shapes differ or a value is NaN.
+    #[serde(serialize_with = "finite")]
+    pub error: f64,
+    /// What is allowed.
+    pub bound: f64,
+    /// Whether it is within the bound.
+    pub ok: bool,
+}
+
+/// JSON knows no infinity.
+fn finite<S: serde::Serializer>(error: &f64, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_f64(if error.is_finite() { *error } else { f64::MAX })
+}
+
+/// One case.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaseReport {
+    /// Name of its folder.
+    pub case: String,
+    /// What it checks.
+    pub kind: String,
+    /// Whether everything is within its bound.
+    pub ok: bool,
+    /// The tensors, in order.
+    pub tensors: Vec<TensorCheck>,
+    /// Why it could not be computed, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// All cases.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyReport {
+    /// Whether every case is ok.
+    pub ok: bool,
+    /// The cases, by name.
+    pub cases: Vec<CaseReport>,
+}
+
+/// Runs the cases under each of `paths`: a case (`case.json`), a whole model folder with what is expected of it
+/// (`expect.json`), or a folder of those.
+///
+/// # Errors
+/// `DATA_UNREADABLE` when a folder holds no case. A case that fails is in the report, not an error.
+pub fn verify(paths: &[PathBuf], control: &Control) -> Result<VerifyReport> {
+    let mut folders = Vec::new();
+    for path in paths {
+        folders.extend(find(path)?);
+    }
+    let mut cases = Vec::new();
+    for (i, folder) in folders.iter().enumerate() {
+        if control.is_cancelled() {
+            return Err(Error::Cancelled { checkpoint: None });
+        }
+        cases.push(run(folder));
+        let (done, total) = (i as u64 + 1, folders.len() as u64);
+        control.emit(&Event::Progress { stage: "verifying".to_owned(), done, total });
+    }
+    Ok(VerifyReport { ok: cases.iter().all(|c| c.ok), cases })
+}
+
+fn is_case(folder: &Path) -> bool {
+    folder.join("case.json").is_file() || folder.join("expect.json").is_file()
+}
+
+fn find(path: &Path) -> Result<Vec<PathBuf>> {
+    if is_case(path) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = fs::read_dir(path).map_err(Error::io(path, "read"))?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| is_case(p)).collect();
+    folders.sort();
+    match folders.is_empty() {
+        true => Err(Error::layout(path, "holds no case.json or expect.json; name a folder of parity cases")),
+        false => Ok(folders),
+    }
+}
+
+fn run(folder: &Path) -> CaseReport {
+    let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
+    let mut kind = "unknown".to_owned();
+    match compute(folder, &mut kind) {
+        Ok(tensors) => CaseReport { case: name, kind, ok: tensors.iter().all(|t| t.ok), tensors, error: None },
+        Err(e) => {
+            let error = Some(format!("{}: {e}", e.code()));
+            CaseReport { case: name, kind, ok: false, tensors: Vec::new(), error }
+        }
+    }
+}
+
+fn compute(folder: &Path, kind: &mut String) -> Result<Vec<TensorCheck>> {
+    if folder.join("expect.json").is_file() {
+        *kind = "pipeline".to_owned();
+        return pipeline::run(folder);
+    }
+    let case = Case::open(folder)?;
+    case.kind().clone_into(kind);
+    match case.kind() {
+        "adapter" => flow::adapter(&case)?,
+        "schedule" => flow::schedule(&case)?,
+        "train" => train::run(&case)?,
+        "vae" => models::vae(&case)?,
+        "text" => models::text(&case)?,
+        "sample" => models::sample(&case)?,
+        other => return Err(Error::layout(folder, format!("kind `{other}` is not known to this version"))),
+    }
+    case.finish()
+}

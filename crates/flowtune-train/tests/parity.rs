@@ -1,0 +1,34 @@
+//! The parity cases of the Python reference, recomputed.
+
+use std::path::{Path, PathBuf};
+
+use flowtune_train::Control;
+use flowtune_train::verify::{CaseReport, verify};
+
+fn fixtures(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/parity").join(name)
+}
+
+fn describe(case: &CaseReport) -> String {
+    let off = case.tensors.iter().filter(|t| !t.ok).map(|t| format!("{} {:.2e}", t.name, t.error));
+    format!("{}: {:?} {}", case.case, case.error, off.collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn every_case_is_within_its_bounds() {
+    let report = verify(&[fixtures("cases")], &Control::default()).unwrap();
+    for case in &report.cases {
+        let worst = case.tensors.iter().map(|t| t.error / t.bound.max(1e-30)).fold(0.0, f64::max);
+        println!("{:20} {:3} tensors, worst at {:.3} of its bound", case.case, case.tensors.len(), worst);
+    }
+    let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(report.cases.len(), 13);
+}
+
+#[test]
+fn the_whole_pipeline_is_within_its_bounds() {
+    let report = verify(&[fixtures("pipeline")], &Control::default()).unwrap();
+    assert!(report.ok, "{}", describe(&report.cases[0]));
+    assert_eq!(report.cases[0].tensors.len(), 12);
+}
