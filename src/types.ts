@@ -149,19 +149,20 @@ export interface EvaluateSummary {
 /** One tensor of a parity case. */
 export interface TensorCheck {
   name: string
-  /** Worst error, in the unit of `bound`. */
+  /** Worst error, as a share of the largest expected value (of images: absolute); the largest double when it is not finite. */
   error: number
   bound: number
   ok: boolean
 }
 
 export interface CaseReport {
-  name: string
+  /** Name of its folder. */
+  case: string
   kind: string
   ok: boolean
   tensors: TensorCheck[]
   /** Why the case could not be computed at all. */
-  message?: string
+  error?: string
 }
 
 export interface VerifyReport {

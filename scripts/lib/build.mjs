@@ -8,7 +8,7 @@ import { root, run } from './shell.mjs'
 /** Cargo decides itself what is out of date. */
 export function buildNative() {
   const first = !existsSync(join(root, 'native', 'binding.cjs'))
-  say(`building the Rust core${first ? ', about 5 minutes the first time on two cores' : ''}`)
+  say(`building the Rust core${first ? ', about ten minutes the first time on two cores' : ''}`)
   if (run('npm', ['run', '--silent', 'build:native']) !== 0) stop('The Rust core did not build: see the lines above.')
 }
 

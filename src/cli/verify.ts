@@ -34,10 +34,10 @@ Example:
     })
 }
 
-function describeCase({ name, kind, ok, tensors, message }: CaseReport): string[] {
+function describeCase({ case: name, kind, ok, tensors, error }: CaseReport): string[] {
   const width = Math.max(0, ...tensors.map((tensor) => tensor.name.length))
   const lines = [`${name} (${kind}): ${ok ? 'ok' : 'OFF'}`]
-  if (message) lines.push(`  ${message}`)
+  if (error) lines.push(`  ${error}`)
   return lines.concat(tensors.map((tensor) => describeTensor(tensor, width)))
 }
 
@@ -45,7 +45,6 @@ function describeTensor({ name, error, bound, ok }: TensorCheck, width: number):
   return `  ${name.padEnd(width)}  error ${scientific(error)}  bound ${scientific(bound)}  ${ok ? 'ok' : 'OFF'}`
 }
 
-/** JSON has no NaN: the core sends null for an error that is not a number. */
-function scientific(value: number | null): string {
-  return value === null ? 'nan' : value.toExponential(2)
+function scientific(value: number): string {
+  return value === Number.MAX_VALUE ? 'infinite' : value.toExponential(2)
 }

@@ -127,11 +127,7 @@ macro_rules! with_real {
                 type $T = f64;
                 $body
             }
-            other => Err($crate::Error::DType {
-                op: $op,
-                expected: "float32 or float64",
-                got: other.name(),
-            }),
+            other => Err($crate::Error::DType { op: $op, expected: "float32 or float64", got: other.name() }),
         }
     };
 }

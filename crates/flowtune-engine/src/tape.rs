@@ -200,10 +200,8 @@ impl Tape {
             return values.into_iter().map(Var::constant).collect();
         };
         let record = &mut *record.borrow_mut();
-        let vars: Vec<Var> = values
-            .into_iter()
-            .map(|tensor| Var { tensor, slot: Some(next(&mut record.slots)) })
-            .collect();
+        let vars: Vec<Var> =
+            values.into_iter().map(|tensor| Var { tensor, slot: Some(next(&mut record.slots)) }).collect();
         let outputs = vars.iter().filter_map(|v| v.slot).collect();
         record.nodes.push(Node { inputs, outputs, backward });
         vars
@@ -328,4 +326,74 @@ where
         .collect();
     drop(outputs);
     tape.unwind(seeds, &inputs.iter().collect::<Vec<_>>(), sink)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn param(name: &str, trainable: bool, values: &[f32]) -> Param {
+        let value = Tensor::new(values.to_vec(), &[2, values.len() / 2]);
+        let param = Param::frozen(name, value);
+        param.set_trainable(trainable);
+        param
+    }
+
+    /// silu(x·Wᵀ)·Vᵀ, as one checkpoint.
+    fn block(tape: &Tape, x: &Var, w: &Param, v: &Param) -> Var {
+        let (w, v) = (w.clone(), v.clone());
+        tape.checkpoint(std::slice::from_ref(x), move |tape, inputs| {
+            let hidden = tape.silu(&tape.linear(&inputs[0], &tape.param(&w), None)?)?;
+            Ok(vec![tape.linear(&hidden, &tape.param(&v), None)?])
+        })
+        .unwrap()
+        .remove(0)
+    }
+
+    fn gradients(tape: Tape, w: &Param, v: &Param) -> Gradients {
+        let x = Var::constant(Tensor::new(vec![0.5f32, -1.0, 2.0, 0.25], &[2, 2]));
+        let first = block(&tape, &x, w, v);
+        let y = block(&tape, &first, w, v);
+        let mut out = Gradients::new();
+        tape.backward(&y, Tensor::full(1f32, &[2, 2]), &[], &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn only_trainable_weights_get_gradients_and_checkpoints_change_nothing() {
+        let w = param("w", true, &[0.3, -0.7, 1.1, 0.2]);
+        let v = param("v", false, &[-0.4, 0.9, 0.6, 0.1]);
+        let (kept, recomputed) = (gradients(Tape::without_checkpointing(), &w, &v), gradients(Tape::new(), &w, &v));
+        for g in [&kept, &recomputed] {
+            assert_eq!(g.ids().collect::<Vec<_>>(), [w.id()]);
+            assert!(g.get(&w).unwrap().as_slice::<f32>().unwrap().iter().all(|x| x.is_finite() && *x != 0.0));
+        }
+        assert_eq!(
+            kept.get(&w).unwrap().as_slice::<f32>().unwrap(),
+            recomputed.get(&w).unwrap().as_slice::<f32>().unwrap()
+        );
+    }
+
+    #[test]
+    fn gradients_accumulate_over_steps() {
+        let (w, v) = (param("w", true, &[0.3, -0.7, 1.1, 0.2]), param("v", true, &[-0.4, 0.9, 0.6, 0.1]));
+        let once = gradients(Tape::new(), &w, &v);
+        let mut twice = gradients(Tape::new(), &w, &v);
+        twice.accumulate(w.id(), once.get(&w).unwrap().clone()).unwrap();
+        let (a, b) = (once.get(&w).unwrap(), twice.get(&w).unwrap());
+        for (a, b) in a.as_slice::<f32>().unwrap().iter().zip(b.as_slice::<f32>().unwrap()) {
+            assert_eq!(2.0 * a, *b);
+        }
+    }
+
+    #[test]
+    fn what_depends_on_nothing_trainable_is_not_recorded() {
+        let (w, v) = (param("w", false, &[0.3, -0.7, 1.1, 0.2]), param("v", false, &[-0.4, 0.9, 0.6, 0.1]));
+        let tape = Tape::new();
+        let x = Var::constant(Tensor::new(vec![0.5f32, -1.0, 2.0, 0.25], &[2, 2]));
+        let y = block(&tape, &x, &w, &v);
+        assert!(!y.is_tracked());
+        let error = tape.backward(&y, Tensor::full(1f32, &[2, 2]), &[], &mut Gradients::new()).unwrap_err();
+        assert_eq!(error.code(), "INTERNAL");
+    }
 }

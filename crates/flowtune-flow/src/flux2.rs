@@ -1,6 +1,5 @@
 //! The adapter of FLUX.2. Source: NeMo Automodel `flow_matching/adapters/flux2.py`.
 
-use flowtune_engine::ops::elementwise::scale_tensor;
 use flowtune_engine::ops::layout;
 use flowtune_engine::{Error as EngineError, Tape, Tensor, Var};
 use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer};
@@ -81,7 +80,7 @@ impl ModelAdapter for Flux2Adapter {
         let text = drop_captions(context)?;
         Ok(Flux2Inputs {
             hidden_states: Var::constant(self.pack_latents(&context.noisy_latents)?),
-            timestep: scale_tensor(&context.timesteps, 1e-3)?,
+            timestep: sigma_of(&context.timesteps)?,
             img_ids: self.prepare_latent_ids(h, w, batch)?,
             txt_ids: self.prepare_text_ids(text.dim(1), batch)?,
             encoder_hidden_states: text,
@@ -100,6 +99,13 @@ impl ModelAdapter for Flux2Adapter {
         let prediction = model.forward(tape, inputs)?;
         Ok(tape.unpack_latents(&prediction, h, w)?)
     }
+}
+
+/// timesteps / 1000. Divided, not multiplied by 0.001: times 1000 again it becomes an angle, where the last bit
+/// of a factor shows.
+fn sigma_of(timesteps: &Tensor) -> Result<Tensor> {
+    let sigma: Vec<f32> = timesteps.to_f32_vec()?.iter().map(|t| t / 1000.0).collect();
+    Ok(Tensor::from_vec(sigma, timesteps.shape())?)
 }
 
 fn ids(rows: Vec<[i64; 4]>, batch: usize) -> Result<Tensor> {

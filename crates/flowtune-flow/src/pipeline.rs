@@ -123,12 +123,7 @@ impl<A: ModelAdapter> FlowMatchingPipeline<A> {
     ///
     /// # Errors
     /// Never for valid options.
-    pub fn sample_timesteps(
-        &self,
-        key: (u64, u64, u64),
-        batch: usize,
-        tokens: usize,
-    ) -> Result<Sigmas> {
+    pub fn sample_timesteps(&self, key: (u64, u64, u64), batch: usize, tokens: usize) -> Result<Sigmas> {
         let o = &self.options;
         let options = SigmaOptions {
             sampling: o.timestep_sampling,

@@ -80,11 +80,7 @@ impl Sigmas {
     pub fn new(sigma: Vec<f32>, method: &'static str) -> Result<Self> {
         let timesteps = sigma.iter().map(|s| s * 1000.0).collect::<Vec<f32>>();
         let batch = [sigma.len()];
-        Ok(Self {
-            sigma: Tensor::from_vec(sigma, &batch)?,
-            timesteps: Tensor::from_vec(timesteps, &batch)?,
-            method,
-        })
+        Ok(Self { sigma: Tensor::from_vec(sigma, &batch)?, timesteps: Tensor::from_vec(timesteps, &batch)?, method })
     }
 }
 

@@ -124,7 +124,9 @@ pub fn restore_lora(
             let name = format!("{module}.lora_{matrix}.weight");
             match tensors.get(&name) {
                 Some(t) if t.shape() == shape => Ok(t.clone()),
-                Some(t) => Err(layout_error(origin, format!("{name} must have shape {shape:?}, but has {:?}", t.shape()))),
+                Some(t) => {
+                    Err(layout_error(origin, format!("{name} must have shape {shape:?}, but has {:?}", t.shape())))
+                }
                 None => Err(layout_error(origin, format!("has no tensor {name}; write the LoRA again"))),
             }
         };
@@ -188,10 +190,8 @@ pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result
         "transformer.lora_alpha": config.alpha,
         "transformer.target_modules": modules,
     });
-    let metadata = HashMap::from([
-        ("format".to_owned(), "pt".to_owned()),
-        (METADATA_KEY.to_owned(), adapter.to_string()),
-    ]);
+    let metadata =
+        HashMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), adapter.to_string())]);
     save_safetensors(&folder.join(LORA_FILE), &tensors, Some(metadata))
 }
 

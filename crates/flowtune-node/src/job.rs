@@ -13,7 +13,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Failure, Result, caught, guarded, to_json};
-use crate::facade as core;
 use crate::job_channel::{EventCallback, JobChannel};
 use crate::job_state::JobState;
 
@@ -69,11 +68,11 @@ type Work = Box<dyn FnOnce(&Control) -> Result<String, Failure> + Send>;
 
 fn parse(kind: &str, options: &str) -> Result<Work, Failure> {
     match kind {
-        "train" => work(options, core::train),
-        "prepare" => work(options, core::prepare),
-        "sample" => work(options, core::sample),
-        "evaluate" => work(options, core::evaluate),
-        "verify" => work(options, core::verify),
+        "train" => work(options, flowtune_train::train),
+        "prepare" => work(options, flowtune_train::prepare),
+        "sample" => work(options, flowtune_train::sample),
+        "evaluate" => work(options, flowtune_train::evaluate),
+        "verify" => work(options, flowtune_train::verify::verify),
         _ => Err(Failure::new("INVALID_ARGUMENT", format!("there is no job of kind `{kind}`"))),
     }
 }

@@ -4,7 +4,6 @@
 //! What JavaScript sees is declared by hand in `src/native.ts`.
 
 mod error;
-mod facade;
 mod flow_matching_pipeline;
 mod flux2_adapter;
 mod job;
@@ -37,7 +36,7 @@ pub fn resolve_recipe(recipe_json: String, base_dir: String) -> Result<String> {
 #[napi]
 pub fn inspect(path: String) -> Result<String> {
     guarded(|| {
-        let found = facade::inspect(Path::new(&path))?;
+        let found = flowtune_train::inspect(Path::new(&path))?;
         error::to_json(&found)
     })
 }

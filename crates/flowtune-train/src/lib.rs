@@ -5,20 +5,32 @@
 
 mod control;
 mod error;
+mod evaluate;
 mod event;
 mod imaging;
+mod inspect;
 mod lr_schedule;
 mod optimizer;
 pub mod plot;
+mod prepare;
 mod recipe;
 pub mod report;
+mod run;
 mod run_folder;
+mod sample;
+mod session;
+mod trainable;
 pub mod verify;
 
 pub use control::Control;
 pub use error::{Error, Result};
+pub use evaluate::{EvaluateOptions, EvaluateSummary, evaluate};
 pub use event::{Event, SigmaLoss, TrainSummary};
+pub use inspect::inspect;
 pub use lr_schedule::LrSchedule;
 pub use optimizer::AdamW;
+pub use prepare::{PrepareOptions, PrepareSummary, prepare};
 pub use recipe::*;
+pub use run::{TrainOptions, train};
 pub use run_folder::{Checkpoint, RunFolder, list_checkpoints, read_events, read_recipe};
+pub use sample::{SampleOptions, SampleSummary, sample};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flowtune_train::Control;
-use flowtune_train::verify::{CaseReport, verify};
+use flowtune_train::verify::{CaseReport, VerifyOptions, verify};
 
 fn fixtures(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/parity").join(name)
@@ -11,15 +11,15 @@ fn fixtures(name: &str) -> PathBuf {
 
 fn describe(case: &CaseReport) -> String {
     let off = case.tensors.iter().filter(|t| !t.ok).map(|t| format!("{} {:.2e}", t.name, t.error));
-    format!("{}: {:?} {}", case.case, case.error, off.collect::<Vec<_>>().join(", "))
+    format!("{}: {:?} {}", case.name, case.message, off.collect::<Vec<_>>().join(", "))
 }
 
 #[test]
 fn every_case_is_within_its_bounds() {
-    let report = verify(&[fixtures("cases")], &Control::default()).unwrap();
+    let report = verify(VerifyOptions { paths: vec![fixtures("cases")] }, &Control::default()).unwrap();
     for case in &report.cases {
         let worst = case.tensors.iter().map(|t| t.error / t.bound.max(1e-30)).fold(0.0, f64::max);
-        println!("{:20} {:3} tensors, worst at {:.3} of its bound", case.case, case.tensors.len(), worst);
+        println!("{:20} {:3} tensors, worst at {:.3} of its bound", case.name, case.tensors.len(), worst);
     }
     let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -28,7 +28,7 @@ fn every_case_is_within_its_bounds() {
 
 #[test]
 fn the_whole_pipeline_is_within_its_bounds() {
-    let report = verify(&[fixtures("pipeline")], &Control::default()).unwrap();
+    let report = verify(VerifyOptions { paths: vec![fixtures("pipeline")] }, &Control::default()).unwrap();
     assert!(report.ok, "{}", describe(&report.cases[0]));
     assert_eq!(report.cases[0].tensors.len(), 12);
 }

@@ -22,11 +22,7 @@ pub(crate) fn rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mut [T
 }
 
 /// Σ over `rows` rows of what `f` adds to a vector of `width`: pieces in parallel, summed in order.
-pub(crate) fn sum_rows<T: crate::dtype::Real>(
-    rows: usize,
-    width: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) -> Vec<T> {
+pub(crate) fn sum_rows<T: crate::dtype::Real>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let step = grain_rows(width);
     let pieces: Vec<Vec<T>> = (0..rows.div_ceil(step))
         .into_par_iter()
@@ -38,18 +34,17 @@ pub(crate) fn sum_rows<T: crate::dtype::Real>(
             acc
         })
         .collect();
-    pieces.into_iter().reduce(|mut a, b| {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-        a
-    }).unwrap_or_else(|| vec![T::zero(); width])
+    pieces
+        .into_iter()
+        .reduce(|mut a, b| {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            a
+        })
+        .unwrap_or_else(|| vec![T::zero(); width])
 }
 
 /// A new vector of `rows * row` elements filled by f(i, row i).
-pub(crate) fn fill<T: crate::dtype::Real>(
-    rows_: usize,
-    row: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) -> Vec<T> {
+pub(crate) fn fill<T: crate::dtype::Real>(rows_: usize, row: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); rows_ * row];
     rows(&mut out, row, f);
     out

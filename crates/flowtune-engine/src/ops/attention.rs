@@ -143,10 +143,8 @@ fn backward<T: Real>(
 ) -> Result<Vec<Option<Tensor>>> {
     let (qs, ks, vs) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let (os, gs) = (out.as_slice::<T>()?, g.as_slice::<T>()?);
-    let heads: Vec<HeadGradients<T>> = (0..d.batch * d.heads)
-        .into_par_iter()
-        .map(|at| head_backward(at, qs, ks, vs, os, &lse[at], gs, d))
-        .collect();
+    let heads: Vec<HeadGradients<T>> =
+        (0..d.batch * d.heads).into_par_iter().map(|at| head_backward(at, qs, ks, vs, os, &lse[at], gs, d)).collect();
     let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
     for head in heads {
         dq.push(head.q);

@@ -1,1 +1,280 @@
+//! Every differentiable operation against finite differences and against candle's autograd, both in f64.
 
+use candle_core::{Device, Result as CandleResult, Tensor as Twin, Var as TwinVar};
+
+use crate::ops::linear::LowRank;
+use crate::ops::rope::RopeTable;
+use crate::{Gradients, Result, Tape, Tensor, Var};
+
+/// Bound on value and gradient against candle, relative to the largest element.
+const TWIN: f64 = 1e-10;
+/// Bound on a central difference with step [`H`], relative to the largest gradient.
+const DIFFERENCE: f64 = 1e-6;
+const H: f64 = 1e-5;
+
+/// Numbers in −1..1 that look random and are the same on every run.
+fn numbers(count: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn tensor(shape: &[usize], seed: u64) -> Tensor {
+    Tensor::new(numbers(shape.iter().product(), seed), shape)
+}
+
+fn twin(t: &Tensor) -> Twin {
+    Twin::from_slice(t.as_slice::<f64>().unwrap(), t.shape(), &Device::Cpu).unwrap()
+}
+
+fn flat(t: &Twin) -> Vec<f64> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn assert_close(what: &str, got: &[f64], want: &[f64], bound: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1e-300, |m: f64, x| m.max(x.abs()));
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst <= bound * scale, "{what}: off by {worst:.3e}, largest value {scale:.3e}");
+}
+
+/// Value and gradients of `op` at `inputs`, those in `frozen` as constants.
+fn run(
+    op: &dyn Fn(&Tape, &[Var]) -> Result<Var>,
+    inputs: &[Tensor],
+    frozen: &[usize],
+    seed: &Tensor,
+) -> (Tensor, Vec<Option<Tensor>>) {
+    let tape = Tape::new();
+    let make = |(i, t): (usize, &Tensor)| match frozen.contains(&i) {
+        true => Var::constant(t.clone()),
+        false => tape.leaf(t.clone()),
+    };
+    let vars: Vec<Var> = inputs.iter().enumerate().map(make).collect();
+    let y = op(&tape, &vars).unwrap();
+    let value = y.tensor().clone();
+    let leaves: Vec<&Var> = vars.iter().collect();
+    let gradients = tape.backward(&y, seed.clone(), &leaves, &mut Gradients::new()).unwrap();
+    (value, gradients)
+}
+
+/// Checks `op` at inputs of `shapes` against `reference` and against differences, and that frozen inputs get no
+/// gradient while the others' do not change.
+fn check(
+    name: &str,
+    shapes: &[&[usize]],
+    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
+    reference: impl Fn(&[Twin]) -> CandleResult<Twin>,
+) {
+    let inputs: Vec<Tensor> = shapes.iter().enumerate().map(|(i, s)| tensor(s, i as u64 + 1)).collect();
+    let constants: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
+    let shape = op(&Tape::inference(), &constants).unwrap().tensor().shape().to_vec();
+    let seed = tensor(&shape, 99);
+    let (value, gradients) = run(&op, &inputs, &[], &seed);
+    let vars: Vec<TwinVar> = inputs.iter().map(|t| TwinVar::from_tensor(&twin(t)).unwrap()).collect();
+    let twins: Vec<Twin> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let want = reference(&twins).unwrap();
+    assert_close(&format!("{name}: value"), value.as_slice().unwrap(), &flat(&want), TWIN);
+    let scalar = (want * twin(&seed)).unwrap().sum_all().unwrap();
+    let store = scalar.backward().unwrap();
+    for (i, gradient) in gradients.iter().enumerate() {
+        let gradient = gradient.as_ref().unwrap_or_else(|| panic!("{name}: input {i} has no gradient"));
+        let got = gradient.as_slice::<f64>().unwrap();
+        assert_close(&format!("{name}: gradient {i} against candle"), got, &flat(store.get(&vars[i]).unwrap()), TWIN);
+        let numeric = differences(&op, &inputs, i, &seed);
+        assert_close(&format!("{name}: gradient {i} against differences"), got, &numeric, DIFFERENCE);
+        frozen_input(name, &op, &inputs, i, &seed, &gradients);
+    }
+}
+
+fn differences(op: &dyn Fn(&Tape, &[Var]) -> Result<Var>, inputs: &[Tensor], i: usize, seed: &Tensor) -> Vec<f64> {
+    let at = |j: usize, h: f64| {
+        let mut moved = inputs.to_vec();
+        moved[i].as_mut_slice::<f64>().unwrap()[j] += h;
+        let constants: Vec<Var> = moved.into_iter().map(Var::constant).collect();
+        let y = op(&Tape::inference(), &constants).unwrap();
+        let y = y.tensor().as_slice::<f64>().unwrap();
+        y.iter().zip(seed.as_slice::<f64>().unwrap()).map(|(y, s)| y * s).sum::<f64>()
+    };
+    (0..inputs[i].len()).map(|j| (at(j, H) - at(j, -H)) / (2.0 * H)).collect()
+}
+
+fn frozen_input(
+    name: &str,
+    op: &dyn Fn(&Tape, &[Var]) -> Result<Var>,
+    inputs: &[Tensor],
+    frozen: usize,
+    seed: &Tensor,
+    all: &[Option<Tensor>],
+) {
+    if inputs.len() == 1 {
+        return;
+    }
+    let (_, gradients) = run(op, inputs, &[frozen], seed);
+    for (i, gradient) in gradients.iter().enumerate() {
+        match gradient {
+            None => assert_eq!(i, frozen, "{name}: input {i} lost its gradient when {frozen} was frozen"),
+            Some(g) => {
+                assert_ne!(i, frozen, "{name}: frozen input {i} has a gradient");
+                let want = all[i].as_ref().unwrap().as_slice::<f64>().unwrap();
+                assert_close(&format!("{name}: gradient {i} with {frozen} frozen"), g.as_slice().unwrap(), want, TWIN);
+            }
+        }
+    }
+}
+
+#[test]
+fn add_scale_silu() {
+    check("add", &[&[3, 5], &[3, 5]], |t, v| t.add(&v[0], &v[1]), |v| &v[0] + &v[1]);
+    check("scale", &[&[3, 5]], |t, v| t.scale(&v[0], -1.7), |v| &v[0] * -1.7);
+    check("silu", &[&[3, 37]], |t, v| t.silu(&v[0]), |v| v[0].silu());
+}
+
+#[test]
+fn linear() {
+    let reference = |v: &[Twin]| v[0].flatten_to(1)?.matmul(&v[1].t()?)?.reshape((2, 3, 7));
+    check("linear", &[&[2, 3, 5], &[7, 5]], |t, v| t.linear(&v[0], &v[1], None), reference);
+}
+
+#[test]
+fn linear_with_low_rank() {
+    let op = |t: &Tape, v: &[Var]| t.linear(&v[0], &v[1], Some(LowRank { a: &v[2], b: &v[3], scale: 1.5 }));
+    check("low rank", &[&[6, 5], &[7, 5], &[2, 5], &[7, 2]], op, |v| {
+        let low = v[0].matmul(&v[2].t()?)?.matmul(&v[3].t()?)?;
+        v[0].matmul(&v[1].t()?)? + (low * 1.5)?
+    });
+}
+
+#[test]
+fn layer_norm_modulate() {
+    let op = |t: &Tape, v: &[Var]| t.layer_norm_modulate(&v[0], &v[1], &v[2], 1e-6);
+    check("layer_norm_modulate", &[&[2, 3, 19], &[2, 19], &[2, 19]], op, |v| {
+        let centred = v[0].broadcast_sub(&v[0].mean_keepdim(2)?)?;
+        let variance = centred.sqr()?.mean_keepdim(2)?;
+        let normed = centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)?;
+        normed.broadcast_mul(&(v[1].unsqueeze(1)? + 1.0)?)?.broadcast_add(&v[2].unsqueeze(1)?)
+    });
+}
+
+#[test]
+fn rms_norm() {
+    check(
+        "rms_norm",
+        &[&[2, 3, 19], &[19]],
+        |t, v| t.rms_norm(&v[0], &v[1], 1e-6),
+        |v| candle_nn::ops::rms_norm_slow(&v[0], &v[1], 1e-6),
+    );
+}
+
+#[test]
+fn rope() {
+    for tables in [1, 2] {
+        let angles = numbers(tables * 3 * 4, 5);
+        let of = |f: fn(f64) -> f64| Tensor::new(angles.iter().map(|&a| f(3.0 * a)).collect(), &[tables, 3, 4]);
+        let table = RopeTable { cos: of(f64::cos), sin: of(f64::sin) };
+        let (cos, sin) = (twin(&table.cos), twin(&table.sin));
+        check(
+            "rope",
+            &[&[2, 3, 2, 8]],
+            |t, v| t.rope(&v[0], &table),
+            |v| {
+                let pairs = v[0].reshape((2, 3, 2, 4, 2))?;
+                let (a, b) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
+                let (cos, sin) = (cos.unsqueeze(2)?, sin.unsqueeze(2)?);
+                let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+                let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+                Twin::stack(&[first, second], 4)?.reshape((2, 3, 2, 8))
+            },
+        );
+    }
+}
+
+#[test]
+fn attention() {
+    // More queries than one chunk holds in the second case.
+    for (queries, keys) in [(5, 7), (131, 3)] {
+        let shapes: [&[usize]; 3] = [&[2, queries, 2, 4], &[2, keys, 2, 4], &[2, keys, 2, 4]];
+        check(
+            "attention",
+            &shapes,
+            |t, v| t.attention(&v[0], &v[1], &v[2]),
+            |v| {
+                let heads = |x: &Twin| x.transpose(1, 2)?.contiguous();
+                let (q, k, v) = (heads(&v[0])?, heads(&v[1])?, heads(&v[2])?);
+                let scores = (q.matmul(&k.t()?)? * 0.5)?;
+                let out = candle_nn::ops::softmax(&scores, 3)?.matmul(&v)?;
+                out.transpose(1, 2)?.reshape((2, queries, 8))
+            },
+        );
+    }
+}
+
+#[test]
+fn swiglu() {
+    check("swiglu", &[&[2, 3, 10]], |t, v| t.swiglu(&v[0]), |v| v[0].narrow(2, 0, 5)?.silu()? * v[0].narrow(2, 5, 5)?);
+}
+
+#[test]
+fn gated_residual() {
+    let op = |t: &Tape, v: &[Var]| t.gated_residual(&v[0], &v[1], &v[2]);
+    check("gated_residual", &[&[2, 3, 5], &[2, 5], &[2, 3, 5]], op, |v| {
+        &v[0] + v[2].broadcast_mul(&v[1].unsqueeze(1)?)?
+    });
+}
+
+#[test]
+fn moves() {
+    check("split_last", &[&[2, 3, 7]], |t, v| Ok(t.split_last(&v[0], &[2, 4, 1])?.remove(1)), |v| v[0].narrow(2, 2, 4));
+    let parts = |t: &Tape, v: &[Var]| t.cat_last(&[&v[0], &v[1]]);
+    check("cat_last", &[&[2, 3, 2], &[2, 3, 4]], parts, |v| Twin::cat(v, 2));
+    let tokens = |t: &Tape, v: &[Var]| t.cat_tokens(&[&v[0], &v[1]]);
+    check("cat_tokens", &[&[2, 3, 2, 2], &[2, 1, 2, 2]], tokens, |v| Twin::cat(v, 1));
+    check(
+        "split_tokens",
+        &[&[2, 5, 3]],
+        |t, v| Ok(t.split_tokens(&v[0], &[2, 3])?.remove(1)),
+        |v| v[0].narrow(1, 2, 3),
+    );
+    check("reshape", &[&[2, 6]], |t, v| t.reshape(&v[0], &[3, 4]), |v| v[0].reshape((3, 4)));
+    check(
+        "unpack",
+        &[&[2, 6, 5]],
+        |t, v| t.unpack_latents(&v[0], 2, 3),
+        |v| v[0].transpose(1, 2)?.reshape((2, 5, 2, 3)),
+    );
+}
+
+#[test]
+fn weighted_mse() {
+    let (target, weight) = (tensor(&[2, 3, 4], 21), tensor(&[2], 22));
+    let mask = Tensor::new((0..24).map(|i| f64::from(i % 3 > 0)).collect(), &[2, 3, 4]);
+    for mask in [None, Some(&mask)] {
+        let op = |t: &Tape, v: &[Var]| Ok(t.weighted_mse(&v[0], &target, &weight, mask)?.loss);
+        let counted = if mask.is_some() { 16.0 } else { 24.0 };
+        check("weighted_mse", &[&[2, 3, 4]], op, |v| {
+            let squares = (&v[0] - twin(&target))?.sqr()?.broadcast_mul(&twin(&weight).reshape((2, 1, 1))?)?;
+            let squares = match mask {
+                Some(mask) => (squares * twin(mask))?,
+                None => squares,
+            };
+            squares.sum_all()? / counted
+        });
+    }
+}
+
+#[test]
+fn several_uses_of_a_value_add_up() {
+    let op = |t: &Tape, v: &[Var]| {
+        let parts = t.split_last(&v[0], &[2, 2])?;
+        t.add(&t.silu(&parts[0])?, &t.add(&parts[1], &parts[0])?)
+    };
+    check("several uses", &[&[3, 4]], op, |v| {
+        let (a, b) = (v[0].narrow(1, 0, 2)?, v[0].narrow(1, 2, 2)?);
+        a.silu()? + (b + &a)?
+    });
+}

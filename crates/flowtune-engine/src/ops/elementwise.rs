@@ -16,9 +16,8 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the shapes differ.
     pub fn add(&self, x: &Var, y: &Var) -> Result<Var> {
         let value = add_tensors(x.tensor(), y.tensor())?;
-        Ok(self.record(&[x, y], value, |needs| {
-            move |g: Tensor| Ok(needs.iter().map(|&n| n.then(|| g.clone())).collect())
-        }))
+        Ok(self
+            .record(&[x, y], value, |needs| move |g: Tensor| Ok(needs.iter().map(|&n| n.then(|| g.clone())).collect())))
     }
 
     /// factor · x.

@@ -47,9 +47,7 @@ impl Tape {
         let sizes: Vec<usize> = tensors.iter().map(Tensor::last_dim).collect();
         let value = join(&tensors)?;
         Ok(self.record(parts, value, |needs| {
-            move |g: Tensor| {
-                Ok(cut(&g, &sizes)?.into_iter().zip(needs).map(|(g, n)| n.then_some(g)).collect())
-            }
+            move |g: Tensor| Ok(cut(&g, &sizes)?.into_iter().zip(needs).map(|(g, n)| n.then_some(g)).collect())
         }))
     }
 
@@ -60,10 +58,7 @@ impl Tape {
     pub fn cat_tokens(&self, parts: &[&Var]) -> Result<Var> {
         // Joining tokens is joining the last dimension of [batch, tokens·dim].
         let tail = token_tail(parts[0].tensor(), "cat_tokens")?;
-        let flat = parts
-            .iter()
-            .map(|p| self.flatten_tokens(p, &tail, "cat_tokens"))
-            .collect::<Result<Vec<_>>>()?;
+        let flat = parts.iter().map(|p| self.flatten_tokens(p, &tail, "cat_tokens")).collect::<Result<Vec<_>>>()?;
         let joined = self.cat_last(&flat.iter().collect::<Vec<_>>())?;
         let tokens = joined.tensor().last_dim() / tail.iter().product::<usize>();
         let mut shape = vec![joined.tensor().dim(0), tokens];

@@ -64,10 +64,8 @@ impl Tape {
         Ok(self.record(&[x, weight, lora.a, lora.b], value, |needs| {
             move |g: Tensor| {
                 let g_mat = Mat::new(g.as_slice::<T>()?, d.rows, d.outputs);
-                let (a_mat, b_mat) = (
-                    Mat::new(a.as_slice::<T>()?, rank, d.inputs),
-                    Mat::new(b.as_slice::<T>()?, d.outputs, rank),
-                );
+                let (a_mat, b_mat) =
+                    (Mat::new(a.as_slice::<T>()?, rank, d.inputs), Mat::new(b.as_slice::<T>()?, d.outputs, rank));
                 // scale·g·B, which both the gradient of A and that of x need.
                 let mut gb = vec![T::zero(); d.rows * rank];
                 gemm(MatMut::new(&mut gb, rank), Write::Set, scale, g_mat, b_mat, Threads::All);

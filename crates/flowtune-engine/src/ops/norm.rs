@@ -130,11 +130,7 @@ fn modulate_backward<T: Real>(
         dshift.extend_from_slice(&both[dim..]);
     }
     let shape = [batch, dim];
-    Ok(vec![
-        dx,
-        needs[1].then(|| Tensor::new(dscale, &shape)),
-        needs[2].then(|| Tensor::new(dshift, &shape)),
-    ])
+    Ok(vec![dx, needs[1].then(|| Tensor::new(dscale, &shape)), needs[2].then(|| Tensor::new(dshift, &shape))])
 }
 
 fn rms<T: Real>(x: &Tensor, weight: &Tensor, eps: T) -> Result<Tensor> {

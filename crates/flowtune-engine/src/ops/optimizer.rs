@@ -68,11 +68,8 @@ pub fn adamw_step(
 /// # Errors
 /// When x is not `f32`.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let pieces: Vec<f64> = x
-        .as_slice::<f32>()?
-        .par_chunks(CHUNK)
-        .map(|c| c.iter().map(|&x| f64::from(x) * f64::from(x)).sum())
-        .collect();
+    let pieces: Vec<f64> =
+        x.as_slice::<f32>()?.par_chunks(CHUNK).map(|c| c.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
     Ok(pieces.into_iter().sum())
 }
 

@@ -79,7 +79,14 @@ impl Stream {
     }
 
     /// Attention output and feed-forward added to the residual stream.
-    fn finish(&self, tape: &Tape, x: &Var, attention: &Var, m: [Modulation; 2], eps: f64) -> flowtune_engine::Result<Var> {
+    fn finish(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        attention: &Var,
+        m: [Modulation; 2],
+        eps: f64,
+    ) -> flowtune_engine::Result<Var> {
         let [msa, mlp] = m;
         let attention = self.out.forward(tape, attention)?;
         let x = tape.gated_residual(x, msa.gate, &attention)?;
@@ -123,8 +130,7 @@ impl DoubleBlock {
     /// attention and of the feed-forward for the image (6) and for the text (6). Outputs: image, text.
     pub(super) fn forward(&self, tape: &Tape, inputs: &[Var], rope: &RopeTable) -> flowtune_engine::Result<Vec<Var>> {
         let (image, text) = (&inputs[0], &inputs[1]);
-        let [image_msa, image_mlp, text_msa, text_mlp] =
-            [2, 5, 8, 11].map(|at| Modulation::of(&inputs[at..at + 3]));
+        let [image_msa, image_mlp, text_msa, text_mlp] = [2, 5, 8, 11].map(|at| Modulation::of(&inputs[at..at + 3]));
         let normed_image = tape.layer_norm_modulate(image, image_msa.scale, image_msa.shift, self.eps)?;
         let normed_text = tape.layer_norm_modulate(text, text_msa.scale, text_msa.shift, self.eps)?;
         let [qi, ki, vi] = self.image.qkv(tape, &normed_image, self.heads, self.eps)?;

@@ -17,8 +17,8 @@ use flowtune_engine::{Param, Tape, Tensor, Var};
 pub use config::Flux2Config;
 
 use crate::error::{Result, layout_error};
-use crate::linear::Linear;
 use crate::folder::ModelFolder;
+use crate::linear::Linear;
 use crate::weights::Weights;
 use builder::{Builder, Source};
 use double::DoubleBlock;
@@ -76,25 +76,25 @@ impl Flux2Transformer {
     pub fn build(config: Flux2Config, source: Source) -> Result<Self> {
         let c = &config;
         if c.axes_dims_rope.iter().sum::<usize>() != c.attention_head_dim {
-            return Err(layout_error(Path::new("transformer/config.json"), format!(
-                "axes_dims_rope {:?} must add up to attention_head_dim {}",
-                c.axes_dims_rope, c.attention_head_dim
-            )));
+            return Err(layout_error(
+                Path::new("transformer/config.json"),
+                format!(
+                    "axes_dims_rope {:?} must add up to attention_head_dim {}",
+                    c.axes_dims_rope, c.attention_head_dim
+                ),
+            ));
         }
         let (dim, b) = (c.dim(), &mut Builder::new(source));
-        let time =
-            TimeGuidanceEmbed::build(b, c.timestep_guidance_channels, dim, c.guidance_embeds)?;
+        let time = TimeGuidanceEmbed::build(b, c.timestep_guidance_channels, dim, c.guidance_embeds)?;
         let modulation_image = b.linear("double_stream_modulation_img.linear", 6 * dim, dim)?;
         let modulation_text = b.linear("double_stream_modulation_txt.linear", 6 * dim, dim)?;
         let modulation_single = b.linear("single_stream_modulation.linear", 3 * dim, dim)?;
         let x_embedder = b.linear("x_embedder", dim, c.in_channels)?;
         let context_embedder = b.linear("context_embedder", dim, c.joint_attention_dim)?;
-        let double_blocks = (0..c.num_layers)
-            .map(|i| DoubleBlock::build(b, i, c).map(Arc::new))
-            .collect::<Result<_>>()?;
-        let single_blocks = (0..c.num_single_layers)
-            .map(|i| SingleBlock::build(b, i, c).map(Arc::new))
-            .collect::<Result<_>>()?;
+        let double_blocks =
+            (0..c.num_layers).map(|i| DoubleBlock::build(b, i, c).map(Arc::new)).collect::<Result<_>>()?;
+        let single_blocks =
+            (0..c.num_single_layers).map(|i| SingleBlock::build(b, i, c).map(Arc::new)).collect::<Result<_>>()?;
         let norm_out = b.linear("norm_out.linear", 2 * dim, dim)?;
         let proj_out = b.linear("proj_out", c.prediction_channels(), dim)?;
         let params = std::mem::take(&mut b.params);

@@ -48,7 +48,12 @@ impl TimeGuidanceEmbed {
     }
 
     /// timestep and guidance `[batch]`, both already times 1000 → `[batch, dim]`.
-    pub(super) fn forward(&self, tape: &Tape, timestep: &Tensor, guidance: Option<&Tensor>) -> flowtune_engine::Result<Var> {
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        timestep: &Tensor,
+        guidance: Option<&Tensor>,
+    ) -> flowtune_engine::Result<Var> {
         let time = self.timestep.forward(tape, timestep_embedding(timestep, self.channels)?)?;
         match (&self.guidance, guidance) {
             (Some(mlp), Some(guidance)) => {
@@ -82,7 +87,12 @@ impl<'a> Modulation<'a> {
 }
 
 /// linear(silu(temb)) cut into `parts` of `[batch, dim]`.
-pub(super) fn modulate(tape: &Tape, linear: &Linear, activated: &Var, parts: usize) -> flowtune_engine::Result<Vec<Var>> {
+pub(super) fn modulate(
+    tape: &Tape,
+    linear: &Linear,
+    activated: &Var,
+    parts: usize,
+) -> flowtune_engine::Result<Vec<Var>> {
     let all = linear.forward(tape, activated)?;
     let dim = all.tensor().last_dim() / parts;
     tape.split_last(&all, &vec![dim; parts])

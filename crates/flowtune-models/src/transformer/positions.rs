@@ -14,10 +14,8 @@ pub(crate) fn rope_table(
     theta: f64,
     dtype: DType,
 ) -> Result<RopeTable> {
-    let frequencies: Vec<Vec<f64>> = axes_dims
-        .iter()
-        .map(|&dim| (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect())
-        .collect();
+    let frequencies: Vec<Vec<f64>> =
+        axes_dims.iter().map(|&dim| (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect()).collect();
     let (text, image) = (text_ids.as_slice::<i64>()?, image_ids.as_slice::<i64>()?);
     let batch = text_ids.dim(0);
     let (text_row, image_row) = (text.len() / batch, image.len() / batch);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use sections::{
     CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
     Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,
+    WeightsDtype,
 };
 
 use crate::error::{Error, Result};

@@ -73,6 +73,17 @@ choice! {
     }
 }
 
+choice! {
+    /// Type in which full fine-tuning writes the transformer.
+    WeightsDtype {
+        /// As trained.
+        #[default]
+        Float32,
+        /// Half the size.
+        Bfloat16,
+    }
+}
+
 /// The model to start from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -290,5 +301,7 @@ section! {
     OutputRecipe {
         /// The run folder.
         dir: PathBuf = PathBuf::from("runs/run"),
+        /// Type of the transformer's weights after full fine-tuning; a LoRA is always float32.
+        weights_dtype: WeightsDtype = WeightsDtype::Float32,
     }
 }

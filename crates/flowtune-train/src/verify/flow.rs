@@ -4,7 +4,7 @@ use flowtune_engine::Tensor;
 use flowtune_flow::shift::{TimeShift, time_shift};
 use flowtune_flow::timesteps::{SigmaOptions, Sigmas, TimestepSampling, sigma_of};
 use flowtune_flow::weighting::{LossWeighting, bsmntw_table};
-use flowtune_flow::{Batch, Flux2Adapter, FlowMatchingContext, ModelAdapter};
+use flowtune_flow::{Batch, FlowMatchingContext, Flux2Adapter, ModelAdapter};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as NameError;
@@ -21,8 +21,7 @@ struct AdapterInfo {
 
 pub(super) fn adapter(case: &Case) -> Result<()> {
     let info: AdapterInfo = case.info()?;
-    let adapter =
-        Flux2Adapter { guidance_scale: info.guidance_scale, use_guidance_embeds: info.use_guidance_embeds };
+    let adapter = Flux2Adapter { guidance_scale: info.guidance_scale, use_guidance_embeds: info.use_guidance_embeds };
     let latents = case.input("noisy_latents")?;
     let batch = Batch {
         image_latents: latents.clone(),

@@ -10,7 +10,7 @@ mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ fn finite<S: serde::Serializer>(error: &f64, s: S) -> std::result::Result<S::Ok,
 #[serde(rename_all = "camelCase")]
 pub struct CaseReport {
     /// Name of its folder.
-    pub case: String,
+    pub name: String,
     /// What it checks.
     pub kind: String,
     /// Whether everything is within its bound.
@@ -51,7 +51,15 @@ pub struct CaseReport {
     pub tensors: Vec<TensorCheck>,
     /// Why it could not be computed, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub message: Option<String>,
+}
+
+/// What `verify` is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyOptions {
+    /// Cases, or folders of cases.
+    pub paths: Vec<PathBuf>,
 }
 
 /// All cases.
@@ -64,14 +72,14 @@ pub struct VerifyReport {
     pub cases: Vec<CaseReport>,
 }
 
-/// Runs the cases under each of `paths`: a case (`case.json`), a whole model folder with what is expected of it
+/// Runs the cases under each of the paths: a case (`case.json`), a whole model folder with what is expected of it
 /// (`expect.json`), or a folder of those.
 ///
 /// # Errors
 /// `DATA_UNREADABLE` when a folder holds no case. A case that fails is in the report, not an error.
-pub fn verify(paths: &[PathBuf], control: &Control) -> Result<VerifyReport> {
+pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport> {
     let mut folders = Vec::new();
-    for path in paths {
+    for path in &options.paths {
         folders.extend(find(path)?);
     }
     let mut cases = Vec::new();
@@ -107,10 +115,10 @@ fn run(folder: &Path) -> CaseReport {
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
     let mut kind = "unknown".to_owned();
     match compute(folder, &mut kind) {
-        Ok(tensors) => CaseReport { case: name, kind, ok: tensors.iter().all(|t| t.ok), tensors, error: None },
+        Ok(tensors) => CaseReport { name, kind, ok: tensors.iter().all(|t| t.ok), tensors, message: None },
         Err(e) => {
-            let error = Some(format!("{}: {e}", e.code()));
-            CaseReport { case: name, kind, ok: false, tensors: Vec::new(), error }
+            let message = Some(format!("{}: {e}", e.code()));
+            CaseReport { name, kind, ok: false, tensors: Vec::new(), message }
         }
     }
 }

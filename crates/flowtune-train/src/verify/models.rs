@@ -1,10 +1,10 @@
 //! Cases `vae`, `text` and `sample`.
 
+use flowtune_engine::Tensor;
 use flowtune_flow::sampling::{SampleInputs, euler_sigmas, sample as run_sampler};
 use flowtune_models::text::{TextConfig, TextEncoder};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 use flowtune_models::vae::{AutoencoderKLFlux2, VaeConfig};
-use flowtune_engine::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 

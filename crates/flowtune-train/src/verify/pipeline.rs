@@ -42,9 +42,8 @@ pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
     let expect: Expect = serde_json::from_str(&text).map_err(|e| Error::layout(&file, e.to_string()))?;
     let tensors = read_safetensors(folder.join("expect.safetensors"))?;
     let known = |name: &String| {
-        name.rsplit_once('.').is_some_and(|(n, i)| {
-            TENSORS.contains(&n) && i.parse::<usize>().is_ok_and(|i| i < expect.runs.len())
-        })
+        name.rsplit_once('.')
+            .is_some_and(|(n, i)| TENSORS.contains(&n) && i.parse::<usize>().is_ok_and(|i| i < expect.runs.len()))
     };
     if let Some(unknown) = tensors.keys().find(|n| !known(n)) {
         return Err(Error::layout(folder, format!("expect.safetensors holds {unknown}, which means nothing here")));

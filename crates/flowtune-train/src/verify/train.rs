@@ -4,9 +4,9 @@ use flowtune_engine::{Gradients, Param, Tape, Tensor};
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
+use flowtune_models::Weights;
 use flowtune_models::lora::{LoraConfig, restore_lora};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
-use flowtune_models::Weights;
 use serde::Deserialize;
 
 use super::case::{Case, FORWARD, GRADIENT};
@@ -63,10 +63,8 @@ pub(super) fn run(case: &Case) -> Result<()> {
     let mut losses = Vec::with_capacity(info.steps);
     for i in 0..info.steps {
         let tape = Tape::new();
-        let given = Given {
-            noise: Some(case.input(&format!("noise.{i}"))?),
-            sigma: Some(case.input(&format!("sigma.{i}"))?),
-        };
+        let given =
+            Given { noise: Some(case.input(&format!("noise.{i}"))?), sigma: Some(case.input(&format!("sigma.{i}"))?) };
         let step = pipeline.step(&tape, &model, &batch(case, i)?, (0, i as u64, 0), given)?;
         losses.push(step.metrics.loss as f32);
         let mut gradients = Gradients::new();

@@ -1,0 +1,116 @@
+//! What train, prepare and evaluate share: a recipe turned into data, prompts and a flow-matching pipeline.
+
+use flowtune_data::{
+    Cache, Captions, Dataset, Error as DataError, Loader, Notice, Prepared, TargetSize, TextCaptionEncoder, VaeEncoder,
+};
+use flowtune_engine::Tensor;
+use flowtune_flow::{FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter};
+use flowtune_models::ModelFolder;
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::recipe::{CaptionDropoutMode, OnBadFile, Recipe};
+
+/// Cached tensors that stay in memory, in bytes; the others are read when needed.
+const LOADER_MEMORY: usize = 2 << 30;
+
+/// Data and prompts of a recipe, encoded.
+pub(crate) struct Session {
+    pub(crate) folder: ModelFolder,
+    pub(crate) train: Loader,
+    pub(crate) held_out: Option<Loader>,
+    /// Embeddings of the validation prompts, `[tokens, dim]`.
+    pub(crate) prompts: Vec<Tensor>,
+}
+
+impl Session {
+    /// Opens the model's folder, reads the data and encodes what the cache lacks.
+    pub(crate) fn open(recipe: &Recipe, emit: &dyn Fn(&Event) -> Result<()>, control: &Control) -> Result<Self> {
+        let folder = ModelFolder::open(&recipe.model.path)?;
+        if folder.is_distilled() && !recipe.model.allow_distilled {
+            return Err(Error::Recipe(format!(
+                "`model.path`: {} is step-distilled, and training it gives grey, generic images; take its -base \
+                 variant, or set `model.allowDistilled`: true",
+                recipe.model.path.display()
+            )));
+        }
+        let notice = |notice: Notice| -> flowtune_data::Result<()> {
+            let told = emit(&event_of(notice));
+            match control.is_cancelled() || told.is_err() {
+                true => Err(DataError::Cancelled),
+                false => Ok(()),
+            }
+        };
+        let on_bad_file = match recipe.data.on_bad_file {
+            OnBadFile::Fail => flowtune_data::OnBadFile::Fail,
+            OnBadFile::Skip => flowtune_data::OnBadFile::Skip,
+        };
+        let mut train = Dataset::open(&recipe.data.train, on_bad_file)?;
+        let held_out = match (recipe.data.held_out.is_empty(), recipe.data.held_out_count) {
+            (false, _) => Some(Dataset::open(&recipe.data.held_out, on_bad_file)?),
+            (true, Some(count)) => Some(train.split_off(count)?),
+            (true, None) => None,
+        };
+        let images = VaeEncoder::new(&folder);
+        let captions = TextCaptionEncoder::new(&folder, recipe.data.text_tokens)?;
+        let cache = Cache::open(&recipe.data.cache_dir)?;
+        let size = TargetSize::Square(recipe.data.resolution);
+        let encode = |data: &Dataset| flowtune_data::prepare(data, size, &images, &captions, &cache, &notice);
+        let loader =
+            |prepared: Prepared| Loader::new(prepared, recipe.train.batch_size, recipe.train.seed, LOADER_MEMORY);
+        let train = loader(encode(&train)?)?;
+        let held_out = held_out.map(|data| loader(encode(&data)?)).transpose()?;
+        let texts = Captions::new(&captions, &cache, &notice)?;
+        let prompts = recipe.validation.prompts.iter().map(|p| texts.embeddings(p)).collect::<Result<_, _>>()?;
+        Ok(Self { folder, train, held_out, prompts })
+    }
+
+    /// The embedding of the empty prompt, `[tokens, dim]`.
+    pub(crate) fn empty_prompt(&self) -> &Tensor {
+        &self.train.prepared().empty_prompt
+    }
+
+    /// The flow-matching step that the recipe asks for.
+    pub(crate) fn pipeline(&self, recipe: &Recipe, guidance_embeds: bool) -> FlowMatchingPipeline<Flux2Adapter> {
+        let f = &recipe.flow_matching;
+        let options = FlowMatchingOptions {
+            timestep_sampling: f.timestep_sampling,
+            logit_mean: f.logit_mean,
+            logit_std: f.logit_std,
+            flow_shift: f.flow_shift,
+            sigma_min: f.sigma_min,
+            sigma_max: f.sigma_max,
+            mix_uniform_ratio: f.mix_uniform_ratio,
+            use_sigma_noise: f.use_sigma_noise,
+            loss_weighting: f.loss_weighting,
+            cfg_dropout_prob: f.caption_dropout,
+            max_loss: f.max_loss,
+        };
+        let adapter = Flux2Adapter { guidance_scale: f.guidance_scale, use_guidance_embeds: guidance_embeds };
+        let empty_prompt = match f.caption_dropout_mode {
+            CaptionDropoutMode::EmptyPrompt => Some(self.empty_prompt().clone()),
+            CaptionDropoutMode::Zero => None,
+        };
+        FlowMatchingPipeline::new(adapter, options, empty_prompt)
+    }
+}
+
+/// A batch of the loader as the flow-matching step takes it.
+pub(crate) fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
+    flowtune_flow::Batch {
+        image_latents: batch.image_latents,
+        text_embeddings: batch.text_embeddings,
+        loss_mask: None,
+        guidance: None,
+    }
+}
+
+fn event_of(notice: Notice) -> Event {
+    match notice {
+        Notice::Progress { stage, done, total } => {
+            Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 }
+        }
+        Notice::Warning { code, message } => Event::warning(code, message),
+    }
+}

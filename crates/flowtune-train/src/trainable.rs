@@ -1,0 +1,97 @@
+//! What a run trains: adapters or the whole transformer; how it is saved and restored.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flowtune_engine::{DType, Param, Tensor};
+use flowtune_models::lora::{LoraConfig, add_lora, save_lora};
+use flowtune_models::transformer::Flux2Transformer;
+use flowtune_models::{ModelFolder, read_safetensors, save_safetensors};
+
+use crate::error::{Error, Result};
+use crate::recipe::{Mode, Recipe, WeightsDtype};
+use crate::run_folder::RunFolder;
+
+const WEIGHTS_FILE: &str = "weights.safetensors";
+
+/// The trainable weights of a run, float32.
+pub(crate) struct Trainable {
+    pub(crate) params: Vec<Param>,
+    kind: Kind,
+}
+
+enum Kind {
+    Lora(LoraConfig),
+    Full(DType),
+}
+
+impl Trainable {
+    /// Makes what the recipe trains trainable, and the rest of the model frozen.
+    pub(crate) fn new(model: &Flux2Transformer, recipe: &Recipe) -> Result<Self> {
+        match recipe.mode {
+            Mode::Lora => {
+                let targets = recipe.lora.targets.clone().unwrap_or_else(|| LoraConfig::default().targets);
+                let config = LoraConfig { rank: recipe.lora.rank, alpha: recipe.lora.alpha, targets };
+                config.selected(model).map_err(|e| Error::Recipe(format!("`lora.targets`: {e}")))?;
+                let params = add_lora(model, &config, recipe.train.seed)?;
+                Ok(Self { params, kind: Kind::Lora(config) })
+            }
+            Mode::Full => {
+                model.params().iter().for_each(|p| p.set_trainable(true));
+                let dtype = match recipe.output.weights_dtype {
+                    WeightsDtype::Float32 => DType::F32,
+                    WeightsDtype::Bfloat16 => DType::BF16,
+                };
+                Ok(Self { params: model.params().to_vec(), kind: Kind::Full(dtype) })
+            }
+        }
+    }
+
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        self.params.iter().map(|p| (p.name().to_owned(), p.value())).collect()
+    }
+
+    /// Writes the weights into a checkpoint folder.
+    pub(crate) fn save(&self, dir: &Path) -> Result<()> {
+        Ok(save_safetensors(dir.join(WEIGHTS_FILE), &self.tensors(), None)?)
+    }
+
+    /// Takes the weights of a checkpoint folder over.
+    pub(crate) fn restore(&self, dir: &Path) -> Result<()> {
+        let file = dir.join(WEIGHTS_FILE);
+        let mut tensors = read_safetensors(&file)?;
+        for param in &self.params {
+            let tensor = tensors.remove(param.name());
+            let fits = tensor.filter(|t| t.shape() == param.value().shape() && t.dtype() == DType::F32);
+            let wrong = || Error::layout(&file, format!("{} is missing or of another shape", param.name()));
+            param.set(fits.ok_or_else(wrong)?);
+        }
+        Ok(())
+    }
+
+    /// Writes the result into the run folder, in diffusers layout, and returns its folder.
+    pub(crate) fn export(&self, run: &RunFolder, model: &ModelFolder) -> Result<PathBuf> {
+        match &self.kind {
+            Kind::Lora(config) => {
+                let dir = made(run.lora_dir())?;
+                save_lora(&dir, &self.params, config)?;
+                Ok(dir)
+            }
+            Kind::Full(dtype) => {
+                let dir = made(run.transformer_dir())?;
+                let config = model.component("transformer")?.join("config.json");
+                let copy = dir.join("config.json");
+                fs::copy(&config, &copy).map_err(Error::io(&copy, "written"))?;
+                let cast = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(*dtype)?));
+                let tensors = self.tensors().into_iter().map(cast).collect::<Result<Vec<_>>>()?;
+                save_safetensors(dir.join("diffusion_pytorch_model.safetensors"), &tensors, None)?;
+                Ok(dir)
+            }
+        }
+    }
+}
+
+fn made(dir: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&dir).map_err(Error::io(&dir, "made"))?;
+    Ok(dir)
+}
