@@ -1,8 +1,8 @@
-import { writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { loadRecipe, resolveRecipe } from '../src/index'
-import { temporaryFolder } from './helpers/paths'
+import { loadRecipe, type Recipe, resolveRecipe } from '../src/index'
+import { root, temporaryFolder } from './helpers/paths'
 
 const MINIMAL = { model: { path: 'model' }, data: { train: 'images' }, train: { steps: 10 } }
 
@@ -70,7 +70,87 @@ describe('loadRecipe', () => {
     await expect(loadRecipe(path)).rejects.toThrow(`${path}:3: `)
   })
 
+  it.each(readdirSync(join(root, 'recipes')))('reads recipes/%s, whose folders are there', async (file) => {
+    const { model, data } = await loadRecipe(join(root, 'recipes', file))
+    for (const path of [model.path, data.train, data.heldOut ?? []].flat()) expect(existsSync(path)).toBe(true)
+  })
+
   it('says that a file is not there', async () => {
     await expect(loadRecipe('absent.yaml')).rejects.toMatchObject({ code: 'IO' })
+  })
+})
+
+/** Every value of the keys that have a few. */
+const ENUMS = {
+  'data.onBadFile': ['fail', 'skip'],
+  'flowMatching.timestepSampling': ['uniform', 'logit_normal', 'lognorm', 'mode', 'mix', 'beta'],
+  'flowMatching.lossWeighting': ['none', 'linear', 'bsmntw'],
+  'flowMatching.captionDropoutMode': ['empty_prompt', 'zero'],
+  'flowMatching.flowShift': ['dynamic', 3],
+  'optimizer.type': ['adamw'],
+  'lrSchedule.type': ['cosine', 'linear', 'constant'],
+  'output.weightsDtype': ['float32', 'bfloat16'],
+}
+
+/** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
+const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
+  model: { path: '/model', allowDistilled: true },
+  data: {
+    train: ['/images'],
+    heldOut: ['/held-out'],
+    heldOutCount: 2,
+    resolution: 64,
+    cacheDir: '/cache',
+    onBadFile: 'skip',
+    textTokens: 32,
+  },
+  mode: 'full',
+  lora: { rank: 2, alpha: 3, targets: ['to_q'] },
+  flowMatching: {
+    timestepSampling: 'mix',
+    logitMean: 0.1,
+    logitStd: 0.9,
+    flowShift: 3,
+    sigmaMin: 0.1,
+    sigmaMax: 0.9,
+    mixUniformRatio: 0.1,
+    useSigmaNoise: false,
+    lossWeighting: 'bsmntw',
+    guidanceScale: 3.5,
+    captionDropout: 0.1,
+    captionDropoutMode: 'zero',
+    maxLoss: 10,
+  },
+  optimizer: { type: 'adamw', lr: 0.1, beta1: 0.8, beta2: 0.9, eps: 1e-6, weightDecay: 0.1 },
+  lrSchedule: { type: 'linear', warmupSteps: 2, minLrRatio: 0.1 },
+  train: {
+    steps: 10,
+    batchSize: 2,
+    gradientAccumulation: 3,
+    maxGradNorm: 2,
+    seed: 5,
+    activationCheckpointing: false,
+  },
+  checkpoint: { everySteps: 3, keep: 4 },
+  validation: { prompts: ['a'], everySteps: 5, sigmas: [0.5], sampleSteps: 4, sampleGuidance: 1, sampleSeed: 9 },
+  output: { dir: '/run', weightsDtype: 'bfloat16' },
+}
+
+describe('the schema', () => {
+  // `heldOut` and `heldOutCount` exclude each other.
+  const { heldOut: _, ...data } = EVERY_KEY.data
+  const { heldOutCount: __, ...otherData } = EVERY_KEY.data
+
+  it.each([data, otherData])('has the same keys in Rust and in TypeScript', (data) => {
+    const recipe = { ...EVERY_KEY, data }
+    expect(resolveRecipe(recipe)).toEqual(recipe)
+  })
+
+  it.each(Object.entries(ENUMS))('knows the values of %s', (key, values) => {
+    const [section, name] = key.split('.') as [string, string]
+    for (const value of values) {
+      const recipe = resolveRecipe({ ...MINIMAL, [section]: { ...MINIMAL[section as 'data'], [name]: value } })
+      expect(recipe).toMatchObject({ [section]: { [name]: value } })
+    }
   })
 })

@@ -1,12 +1,12 @@
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type RunEvent, train } from '../src/index'
-import { cli } from './helpers/cli'
+import { evaluate, inspect, loadRecipe, type RunEvent, resolveRecipe, train } from '../src/index'
+import { eventsOf, filesIn } from './helpers/files'
 import { temporaryFolder } from './helpers/paths'
 import { tinyRecipe } from './helpers/recipe'
 
-/** The longest that a 10 ms timer was late, in milliseconds, until `stop` is called. */
+/** How late a 10 ms timer was at worst, in milliseconds, until `stop` is called. */
 function watchEventLoop(): { stop(): { worst: number; ticks: number } } {
   let last = performance.now()
   const seen = { worst: 0, ticks: 0 }
@@ -30,42 +30,85 @@ async function collect(run: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
   return events
 }
 
+const isPng = (path: string) => readFileSync(path).subarray(1, 4).toString() === 'PNG'
+
 describe('train', () => {
-  it('tells its events to several iterators, all of them, to the end', async () => {
-    const run = await train(tinyRecipe(temporaryFolder(), 6))
+  it('tells its events to several iterators, all of them, to the end, and leaves a complete run folder', async () => {
+    const recipe = tinyRecipe(temporaryFolder(), 6)
+    const run = await train(recipe)
     const [first, second] = await Promise.all([collect(run), collect(run)])
-    const late = await collect(run)
-    expect(first.filter(({ type }) => type === 'step')).toHaveLength(6)
-    expect(first.find(({ type }) => type === 'started')).toBeDefined()
-    expect(first.at(-1)?.type).toBe('finished')
     expect(second).toEqual(first)
-    expect(late).toEqual(first)
+    expect(await collect(run)).toEqual(first)
     const summary = await run.wait()
     expect(run.status()).toBe('finished')
-    expect(summary.steps).toBe(6)
-    expect(existsSync(summary.weights)).toBe(true)
+    expect(first.filter(({ type }) => type === 'started')).toHaveLength(1)
+    expect(first.flatMap((event) => (event.type === 'step' ? event.step : []))).toEqual([1, 2, 3, 4, 5, 6])
+    expect(first.flatMap((event) => (event.type === 'evaluation' ? event.step : []))).toEqual([0, 5, 6])
+    expect(first.at(-1)).toEqual({ type: 'finished', ...summary })
+
+    expect(filesIn(summary.runDir).filter((file) => !file.startsWith('checkpoints/'))).toEqual([
+      'events.jsonl',
+      'lora/pytorch_lora_weights.safetensors',
+      'plot.svg',
+      'recipe.yaml',
+      'report.html',
+      'samples/step-000000-00.png',
+      'samples/step-000006-00.png',
+    ])
+    expect(eventsOf(summary.runDir)).toEqual(first.filter(({ type }) => type !== 'progress'))
+    expect(await loadRecipe(join(summary.runDir, 'recipe.yaml'))).toEqual(resolveRecipe(recipe))
+    expect(inspect(summary.runDir)).toMatchObject({ kind: 'run', checkpoints: [4, 6], finished: { steps: 6 } })
+    expect(inspect(summary.weights)).toMatchObject({ kind: 'lora', rank: 4 })
+    expect([...(summary.samplesBefore ?? []), ...(summary.samplesAfter ?? [])].map(isPng)).toEqual([true, true])
+    expect(readFileSync(String(summary.plot), 'utf8')).toMatch(/<svg[\s\S]*<\/svg>\s*$/)
+    expect(readFileSync(String(summary.report), 'utf8')).toMatch(/<html[\s\S]*<\/html>\s*$/)
+
+    const before = await evaluate(recipe)
+    expect(before).toMatchObject({ loss: summary.evaluationBefore, images: 2 })
+    expect(before.perSigma.map(({ sigma }) => sigma)).toEqual([0.3, 0.7])
+    const after = await evaluate({ runDir: summary.runDir })
+    expect(after.loss).toBeCloseTo(Number(summary.evaluationAfter), 6)
+    expect(after.loss).not.toBe(before.loss)
   })
 
   it('stops half-way through an AbortSignal, saves, and leaves the event loop free', async () => {
-    const folder = temporaryFolder()
     const controller = new AbortController()
-    const run = await train(tinyRecipe(folder, 1000), { signal: controller.signal })
+    const run = await train(tinyRecipe(temporaryFolder(), 1000), { signal: controller.signal })
     const loop = watchEventLoop()
     const steps: number[] = []
     let checkpoint: string | undefined
     for await (const event of run) {
       if (event.type === 'step') steps.push(event.step)
       if (event.type === 'checkpoint') checkpoint = event.path
-      if (event.type === 'step' && event.step === 12) controller.abort()
+      if (event.type !== 'step' || event.step !== 31) continue
+      expect(run.status()).toBe('running')
+      controller.abort()
+      expect(run.status()).toBe('cancelling')
     }
     const { worst, ticks } = loop.stop()
-    await expect(run.wait()).rejects.toMatchObject({ code: 'CANCELLED' })
+    await expect(run.wait()).rejects.toMatchObject({ name: 'FlowtuneError', code: 'CANCELLED' })
     expect(run.status()).toBe('cancelled')
-    expect(steps.length).toBeGreaterThanOrEqual(12)
+    expect(steps.length).toBeGreaterThanOrEqual(31)
     expect(steps.length).toBeLessThan(1000)
-    expect(checkpoint && existsSync(checkpoint)).toBe(true)
-    expect(ticks).toBeGreaterThan(5)
+    expect(checkpoint).toMatch(new RegExp(`step-${steps.at(-1)}$`))
+    expect(existsSync(join(String(checkpoint), 'manifest.json'))).toBe(true)
+    expect(ticks).toBeGreaterThan(20)
     expect(worst).toBeLessThan(100)
+  })
+
+  it('saves what it has done when it is cancelled while it evaluates', async () => {
+    const recipe = tinyRecipe(temporaryFolder(), 20)
+    const sigmas = Array.from({ length: 500 }, (_, i) => (i + 1) / 500)
+    const run = await train({ ...recipe, validation: { everySteps: 6, sigmas } })
+    for await (const event of run) if (event.type === 'step' && event.step === 6) run.cancel()
+    await expect(run.wait()).rejects.toMatchObject({ code: 'CANCELLED', message: expect.stringMatching(/step-6$/) })
+    expect(inspect(recipe.output.dir)).toMatchObject({ checkpoints: [4, 6] })
+  })
+
+  it('can be cancelled while nobody iterates', async () => {
+    const run = await train(tinyRecipe(temporaryFolder(), 1000))
+    run.cancel()
+    await expect(run.wait()).rejects.toMatchObject({ code: 'CANCELLED' })
   })
 
   it('does not begin when its signal is aborted already', async () => {
@@ -84,33 +127,13 @@ describe('train', () => {
     await expect(run.wait()).rejects.toMatchObject({ code: 'DATA_UNREADABLE' })
     expect(run.status()).toBe('failed')
   })
-})
 
-describe('flowtune train', () => {
-  it('saves at Ctrl+C, ends with 130, and resumes to the end', async () => {
-    const folder = temporaryFolder()
-    const recipe = join(folder, 'recipe.yaml')
-    // JSON is YAML.
-    writeFileSync(recipe, JSON.stringify(tinyRecipe(folder, 40)))
-    let interrupted = false
-    const first = await cli(['train', recipe, '--json'], {
-      onStdout: (text, kill) => {
-        if (interrupted || !text.includes('"type":"step"')) return
-        interrupted = true
-        kill('SIGINT')
-      },
-    })
-    expect(first.status).toBe(130)
-    const second = await cli(['train', recipe, '--resume', join(folder, 'run'), '--json'])
-    expect(second.stderr).toBe('')
-    expect(second.status).toBe(0)
-    const events = second.stdout
-      .trim()
-      .split('\n')
-      .map((line) => JSON.parse(line) as RunEvent)
-    expect(events.at(-1)).toMatchObject({ type: 'finished', steps: 40 })
-    const steps = events.filter(({ type }) => type === 'step')
-    expect(steps.length).toBeGreaterThan(0)
-    expect(steps.length).toBeLessThan(40)
+  it('never writes into a folder that holds something', async () => {
+    const recipe = tinyRecipe(temporaryFolder(), 1)
+    const first = await (await train(recipe)).wait()
+    const files = filesIn(first.runDir)
+    const second = await (await train(recipe)).wait()
+    expect(second.runDir).toBe(`${first.runDir}-2`)
+    expect(filesIn(first.runDir)).toEqual(files)
   })
 })

@@ -1,10 +1,10 @@
-import { cpSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { VerifyReport } from '../src/index'
 import { cli } from './helpers/cli'
 import { cases, pipeline, temporaryFolder } from './helpers/paths'
-import { perturb } from './helpers/safetensors'
+import { perturb, remove, tensorsOf, writeTensors } from './helpers/safetensors'
 
 /** For each kind a case, and a tensor of it that is computed and not only copied. */
 const PERTURBED = [
@@ -22,27 +22,52 @@ async function verify(folder: string): Promise<{ status: number | null; report: 
   return { status, report: JSON.parse(stdout) }
 }
 
+/** The tensors that are off, and why cases could not be computed. */
+function off({ cases }: VerifyReport) {
+  return cases.flatMap(({ name, tensors, message }) => [
+    ...(message ? [{ name, message }] : []),
+    ...tensors.filter(({ ok }) => !ok),
+  ])
+}
+
 function copyOf(name: string): string {
   const folder = join(temporaryFolder(), name)
   cpSync(join(cases, name), folder, { recursive: true })
   return folder
 }
 
+function edited(name: string, change: (info: Record<string, unknown>) => object): string {
+  const folder = copyOf(name)
+  const file = join(folder, 'case.json')
+  writeFileSync(file, JSON.stringify(change(JSON.parse(readFileSync(file, 'utf8')))))
+  return folder
+}
+
 describe('flowtune verify', () => {
   it('passes every case, with an error and a bound for each tensor', async () => {
     const { status, report } = await verify(cases)
-    expect(report.cases.filter(({ ok }) => !ok)).toEqual([])
-    expect(status).toBe(0)
+    expect(off(report)).toEqual([])
+    expect({ status, ok: report.ok }).toEqual({ status: 0, ok: true })
+    expect(report.cases.map(({ name }) => name)).toEqual(readdirSync(cases).sort())
     expect(new Set(report.cases.map(({ kind }) => kind))).toEqual(new Set(PERTURBED.map(([kind]) => kind)))
-    for (const { tensors } of report.cases) {
-      expect(tensors.length).toBeGreaterThan(0)
-      for (const { error, bound } of tensors) expect(error).toBeLessThanOrEqual(bound)
+    for (const each of report.cases) {
+      expect(Object.keys(each)).toEqual(['name', 'kind', 'ok', 'tensors'])
+      expect(each.tensors.length).toBeGreaterThan(0)
+      for (const { name, error, bound, ok, ...rest } of each.tensors) {
+        expect({ name, ok, rest }).toEqual({ name: expect.any(String), ok: true, rest: {} })
+        expect(error).toBeLessThanOrEqual(bound)
+      }
     }
   }, 300_000)
 
   it('passes a whole pipeline: template, token ids, embeddings, image', async () => {
     const { status, report } = await verify(join(pipeline, '..'))
-    expect(report.cases.filter(({ ok }) => !ok)).toEqual([])
+    expect(off(report)).toEqual([])
+    expect(report.cases.map(({ kind }) => kind)).toEqual(['pipeline'])
+    const parts = report.cases.flatMap(({ tensors }) => tensors.map(({ name }) => name.replace(/\.\d+$/, '')))
+    expect(new Set(parts)).toEqual(
+      new Set(['text', 'input_ids', 'attention_mask', 'text_embeddings', 'negative_text_embeddings', 'image']),
+    )
     expect(status).toBe(0)
   }, 120_000)
 
@@ -50,30 +75,61 @@ describe('flowtune verify', () => {
     const folder = copyOf(name)
     perturb(join(folder, 'tensors.safetensors'), tensor)
     const { status, report } = await verify(folder)
-    expect(status).toBe(1)
-    const off = report.cases.flatMap(({ tensors }) => tensors).filter(({ ok }) => !ok)
-    expect(off.map(({ name }) => name)).toEqual([expect.stringContaining(tensor.replace('expect.', ''))])
+    expect({ status, ok: report.ok }).toEqual({ status: 1, ok: false })
+    expect(off(report).map(({ name }) => name)).toEqual([expect.stringContaining(tensor.replace('expect.', ''))])
   })
 
-  it('is off when a pipeline image is', async () => {
+  it.each(['text_embeddings.0', 'input_ids.0', 'image.0'])('is off when %s of a pipeline is', async (tensor) => {
     const folder = join(temporaryFolder(), 'pipeline')
     cpSync(join(pipeline, '..'), folder, { recursive: true })
-    perturb(join(folder, 'expect.safetensors'), 'text_embeddings.0')
-    expect((await verify(folder)).status).toBe(1)
+    perturb(join(folder, 'expect.safetensors'), tensor)
+    const { status, report } = await verify(folder)
+    expect(status).toBe(1)
+    expect(off(report).map(({ name }) => name)).toEqual([tensor])
   })
 
   it('is off when a case names a kind it does not know', async () => {
-    const folder = copyOf('vae')
-    const file = join(folder, 'case.json')
-    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), kind: 'telepathy' }))
-    const { status, stdout } = await cli(['verify', folder])
+    const { status, report } = await verify(edited('vae', (info) => ({ ...info, kind: 'telepathy' })))
     expect(status).toBe(1)
-    expect(stdout).toContain('telepathy')
+    expect(report.cases).toEqual([
+      { name: 'vae', kind: 'telepathy', ok: false, tensors: [], message: expect.stringContaining('telepathy') },
+    ])
   })
 
-  it('prints each tensor for people', async () => {
-    const { status, stdout } = await cli(['verify', join(cases, 'schedule-shift3')])
-    expect(status).toBe(0)
-    expect(stdout).toMatch(/sigma\.logit_normal +error \S+ +bound \S+ +ok/)
+  it('is off when a case has a key it does not know', async () => {
+    const { status, report } = await verify(edited('vae', (info) => ({ ...info, tea: 'green' })))
+    expect(status).toBe(1)
+    expect(report.cases[0]?.message).toContain('tea')
+  })
+
+  it.each(['in.surprise', 'expect.surprise'])(
+    'is off when a case holds a tensor %s, which it does not know',
+    async (name) => {
+      const folder = copyOf('adapter-klein')
+      const file = join(folder, 'tensors.safetensors')
+      const tensors = tensorsOf(file)
+      writeTensors(file, [...tensors, { name, dtype: 'F32', shape: [1], bytes: Buffer.alloc(4) }])
+      const { status, report } = await verify(folder)
+      expect(status).toBe(1)
+      expect(report.cases[0]?.message).toContain(name)
+    },
+  )
+
+  it('is off when a case lacks a tensor', async () => {
+    const folder = copyOf('vae')
+    remove(join(folder, 'tensors.safetensors'), 'expect.decoded')
+    const { status, report } = await verify(folder)
+    expect(status).toBe(1)
+    expect(report.cases[0]?.message).toContain('expect.decoded')
+  })
+
+  it('prints each tensor for people, and why a case could not be computed', async () => {
+    const good = await cli(['verify', join(cases, 'schedule-shift3')])
+    expect(good.status).toBe(0)
+    expect(good.stdout).toMatch(/sigma\.logit_normal +error \S+ +bound \S+ +ok/)
+    expect(good.stdout).toMatch(/^1 cases?, 0 off$/m)
+    const bad = await cli(['verify', edited('vae', (info) => ({ ...info, kind: 'telepathy' }))])
+    expect(bad.status).toBe(1)
+    expect(bad.stdout).toMatch(/^vae \(telepathy\): OFF\n {2}.*telepathy/)
   })
 })

@@ -2,8 +2,8 @@ import { FlowtuneError, guard } from './errors'
 import { type JobKind, type NativeJob, native } from './native'
 import type { RunEvent } from './types'
 
-/** `queued`, `running`, `cancelling`, `finished`, `failed` or `cancelled`. */
-export type JobStatus = 'queued' | 'running' | 'cancelling' | 'finished' | 'failed' | 'cancelled'
+/** How far a job is. `cancelling`: it was asked to stop and has not ended yet. */
+export type JobStatus = 'running' | 'cancelling' | 'finished' | 'failed' | 'cancelled'
 
 /** How a job ended. */
 export type Outcome<T> = { ok: true; value: T } | { ok: false; error: FlowtuneError }

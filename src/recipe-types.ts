@@ -5,8 +5,6 @@ export type TimestepSampling = 'uniform' | 'logit_normal' | 'lognorm' | 'mode' |
 export interface ModelRecipe {
   /** Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler). */
   path: string
-  /** Compute type of the transformer. Default `float32`. */
-  dtype?: 'float32' | 'bfloat16'
   /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */
   allowDistilled?: boolean
 }
@@ -15,13 +13,13 @@ export interface ModelRecipe {
 export interface DataRecipe {
   /** Folder, or folders, of training images. */
   train: string | string[]
-  /** Folder, or folders, of images that are never trained on, for the evaluation loss. */
+  /** Folder, or folders, of images that are never trained on, for the evaluation loss. Default: none. */
   heldOut?: string | string[]
-  /** Instead of `heldOut`: set this many images of `train` aside. */
+  /** Instead of `heldOut`: how many images of `train` are set aside. */
   heldOutCount?: number
-  /** Side of the square each image is resized and cropped to, in pixels; a multiple of 16. */
+  /** Side of the square each image is resized and cropped to, in pixels; a multiple of 16, at most 4096. Default 512. */
   resolution?: number
-  /** Where latents and text embeddings are cached. Default: inside the output folder. */
+  /** Where latents and text embeddings are cached. Default: `.cache` beside the run folder. */
   cacheDir?: string
   /** What to do with an image or caption that cannot be read. Default `fail`. */
   onBadFile?: 'fail' | 'skip'
@@ -35,10 +33,11 @@ export interface LoraRecipe {
   rank?: number
   /** The update is scaled by alpha / rank. Default 16. */
   alpha?: number
-  /** Module names or patterns. Default: every linear of both block kinds except modulation and norms. */
+  /** Names of linear modules, or patterns of them. Default: every linear of both block kinds except modulation and norms. */
   targets?: string[]
 }
 
+/** The flow-matching loss. */
 export interface FlowMatchingRecipe {
   /** Default `logit_normal`. */
   timestepSampling?: TimestepSampling
@@ -62,35 +61,39 @@ export interface FlowMatchingRecipe {
   guidanceScale?: number
   /** Probability that a sample's caption is dropped. Default 0.05. */
   captionDropout?: number
-  /** What stands in for a dropped caption. Default `empty-prompt`. */
-  captionDropoutMode?: 'empty-prompt' | 'zero'
+  /** What stands in for a dropped caption. Default `empty_prompt`: its embedding. */
+  captionDropoutMode?: 'empty_prompt' | 'zero'
   /** A loss above this, or not finite, ends the run with `LOSS_DIVERGED`. Default 100. */
   maxLoss?: number
 }
 
+/** The optimizer. */
 export interface OptimizerRecipe {
+  /** Default `adamw`: Adam with decoupled weight decay. */
   type?: 'adamw'
   /** Learning rate after warm-up. Default 1e-4. */
   lr?: number
-  /** Default 0.9. */
+  /** Decay of the first moment. Default 0.9. */
   beta1?: number
-  /** Default 0.999. */
+  /** Decay of the second moment. Default 0.999. */
   beta2?: number
-  /** Default 1e-8. */
+  /** Added to the root of the second moment. Default 1e-8. */
   eps?: number
   /** Decoupled weight decay. Default 0.01. */
   weightDecay?: number
 }
 
+/** The learning rate over the run. */
 export interface LrScheduleRecipe {
-  /** Default `cosine`. */
+  /** Its course after warm-up: half a cosine or a line down to `minLrRatio`, or no change. Default `cosine`. */
   type?: 'cosine' | 'constant' | 'linear'
-  /** Steps of linear warm-up from zero. */
+  /** Steps of linear warm-up from zero; fewer than `train.steps`. Default 0. */
   warmupSteps?: number
   /** Where the schedule ends, as a share of `optimizer.lr`. Default 0. */
   minLrRatio?: number
 }
 
+/** Steps and batches. */
 export interface TrainRecipe {
   /** Optimizer steps. */
   steps: number
@@ -102,33 +105,40 @@ export interface TrainRecipe {
   maxGradNorm?: number
   /** All randomness is a function of this, the step and the sample. Default 0. */
   seed?: number
-  /** Recompute each block in the backward pass instead of keeping its activations. */
+  /** Recompute each block in the backward pass instead of keeping its activations. Default true. */
   activationCheckpointing?: boolean
-  /** Decay of the exponential moving average of the trained weights; absent: none. */
-  ema?: number
 }
 
+/** When to save everything that an exact resume needs. */
 export interface CheckpointRecipe {
-  /** Save everything a bit-exact resume needs, every so many steps. */
+  /** Every so many steps, besides the end. Default 250. */
   everySteps?: number
-  /** Keep this many of the latest checkpoints. */
+  /** How many of the latest checkpoints are kept. Default 2. */
   keep?: number
 }
 
+/** Evaluation and sample images. */
 export interface ValidationRecipe {
-  /** Prompts of the sample images made before and after training. */
+  /** Prompts of the sample images made before and after training. Default: none. */
   prompts?: string[]
-  /** Evaluate every so many steps, besides before and after. */
+  /** Evaluate every so many steps, besides before and after. Default: only then. */
   everySteps?: number
   /** The σ at which the held-out loss is taken. Default 0.1, 0.3, 0.5, 0.7, 0.9. */
   sigmas?: number[]
-  samples?: {
-    /** Euler steps. */
-    steps?: number
-    /** Classifier-free guidance; 1 switches it off. */
-    guidanceScale?: number
-    seed?: number
-  }
+  /** Euler steps of a sample image. Default 28. */
+  sampleSteps?: number
+  /** Classifier-free guidance of a sample image; 1 switches it off. Default 4. */
+  sampleGuidance?: number
+  /** Seed of the sample images. Default 0. */
+  sampleSeed?: number
+}
+
+/** Where the run goes. */
+export interface OutputRecipe {
+  /** The run folder; where it holds something already, a numbered one beside it. Default `runs/run`. */
+  dir?: string
+  /** Type of the transformer's weights after full fine-tuning; a LoRA is always float32. Default `float32`. */
+  weightsDtype?: 'float32' | 'bfloat16'
 }
 
 /** All of a fine-tuning run. Unknown keys are refused with the nearest known one. */
@@ -144,8 +154,5 @@ export interface Recipe {
   train: TrainRecipe
   checkpoint?: CheckpointRecipe
   validation?: ValidationRecipe
-  output?: {
-    /** The run folder. */
-    dir?: string
-  }
+  output?: OutputRecipe
 }

@@ -1,6 +1,6 @@
 export type * from './recipe-types'
 
-/** The run began. */
+/** The run began, or went on after a resume. */
 export interface StartedEvent {
   type: 'started'
   runDir: string
@@ -88,7 +88,7 @@ export type RunEvent =
 export interface TrainSummary {
   runDir: string
   steps: number
-  /** The LoRA in diffusers/PEFT form, or the transformer after full fine-tuning. */
+  /** Folder of the LoRA in diffusers/PEFT form, or of the transformer after full fine-tuning. */
   weights: string
   /** Held-out loss before and after; absent without held-out images. */
   evaluationBefore?: number
@@ -105,7 +105,9 @@ export interface TrainSummary {
 /** What `prepare` cached. */
 export interface PrepareSummary {
   cacheDir: string
+  /** Held-out ones included. */
   images: number
+  /** Distinct ones. */
   captions: number
   /** Files left out because they could not be read (`data.onBadFile: skip`). */
   skipped: string[]
@@ -122,27 +124,34 @@ export interface SampleOptions {
   /** Pixels, multiples of 16. */
   width: number
   height: number
-  /** Euler steps. */
+  /** Euler steps. Default 28, for distilled models 4. */
   steps?: number
-  /** Classifier-free guidance; 1 switches it off. */
+  /** Classifier-free guidance; 1 switches it off. Default 4, for distilled models 1. */
   guidanceScale?: number
+  /** Seed of the initial noise. Default 0. */
   seed?: number
   /** The PNG to write; must not exist. */
   out: string
-  /** Also write embeddings, initial latents and the image as safetensors here. */
+  /** Also write embeddings, initial latents and the image as safetensors here; must not exist. */
   dump?: string
 }
 
+/** What `sample` wrote. */
 export interface SampleSummary {
+  /** The PNG. */
   path: string
+  /** The tensors, where they were asked for. */
   dump?: string
+  /** Wall-clock, loading included. */
   seconds: number
 }
 
 /** Held-out loss at fixed σ. */
 export interface EvaluateSummary {
+  /** Mean over the noise levels. */
   loss: number
   perSigma: SigmaLoss[]
+  /** Held-out images. */
   images: number
 }
 
@@ -157,12 +166,13 @@ export interface TensorCheck {
 
 export interface CaseReport {
   /** Name of its folder. */
-  case: string
+  name: string
+  /** `adapter`, `schedule`, `train`, `vae`, `text`, `sample` or `pipeline`; what a case says it is, or `unknown`. */
   kind: string
   ok: boolean
   tensors: TensorCheck[]
-  /** Why the case could not be computed at all. */
-  error?: string
+  /** Why the case could not be computed at all, then with no tensors. */
+  message?: string
 }
 
 export interface VerifyReport {
@@ -170,9 +180,57 @@ export interface VerifyReport {
   cases: CaseReport[]
 }
 
-/** What `inspect` found, by `kind`: a model folder, a safetensors file, a LoRA, a run folder. */
-export interface Inspection {
-  kind: string
+/** What `inspect` found, by `kind`. */
+export type Inspection = ModelInspection | RunInspection | TensorsInspection
+
+/** A model folder in diffusers layout. */
+export interface ModelInspection {
+  kind: 'model'
   path: string
-  [key: string]: unknown
+  /** Of diffusers, as `Flux2KleinPipeline`. */
+  class: string
+  /** Whether it is step-distilled. */
+  distilled: boolean
+  /** Whether it has a guidance embedding. */
+  guidance: boolean
+  doubleBlocks: number
+  singleBlocks: number
+  dim: number
+  heads: number
+  jointAttentionDim: number
+  transformer: ComponentSize
+  vae: ComponentSize
+  textEncoder: ComponentSize
+  textTokens: number
+}
+
+/** Weights of a part of a model. */
+export interface ComponentSize {
+  tensors: number
+  parameters: number
+}
+
+/** A run folder. */
+export interface RunInspection {
+  kind: 'run'
+  path: string
+  /** Folder of the model it started from. */
+  model: string
+  mode: 'lora' | 'full'
+  /** Optimizer steps of the whole run. */
+  steps: number
+  lastStep: { step: number; loss: number } | null
+  /** Steps of the checkpoints that are there and whole. */
+  checkpoints: number[]
+  finished: FinishedEvent | null
+}
+
+/** A safetensors file, a folder of them, or a LoRA. */
+export interface TensorsInspection {
+  kind: 'lora' | 'safetensors'
+  path: string
+  parameters: number
+  rank: number | null
+  metadata: Record<string, string> | null
+  tensors: Array<{ name: string; shape: number[] }>
 }

@@ -15,7 +15,7 @@ import type {
 } from './types'
 
 export interface TrainOptions extends RunOptions {
-  /** A run folder: continue it from its last checkpoint. */
+  /** A run folder: continue it from its last checkpoint, with the recipe that it began with. */
   resume?: string
 }
 

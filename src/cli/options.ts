@@ -4,7 +4,7 @@ import { InvalidArgumentError } from 'commander'
 export function integer(minimum: number): (text: string) => number {
   return (text) => {
     const value = Number(text)
-    if (Number.isInteger(value) && value >= minimum) return value
+    if (Number.isSafeInteger(value) && value >= minimum) return value
     throw new InvalidArgumentError(`Expected a whole number of at least ${minimum}.`)
   }
 }

@@ -16,6 +16,7 @@ export function createProgress(output: Output, events: 'all' | 'none' = 'none'):
 
 class BarProgress implements Progress {
   readonly #output: Output
+  readonly #pace = new Pace()
   #bar: SingleBar | undefined
   #stage = ''
 
@@ -24,8 +25,9 @@ class BarProgress implements Progress {
   }
 
   show(event: RunEvent): void {
-    if (event.type === 'step') this.#update('training', event.step, event.totalSteps, describeStep(event))
-    else if (event.type === 'progress') this.#update(event.stage, event.done, event.total, '')
+    if (event.type === 'step') {
+      this.#update('training', event.step, event.totalSteps, describeStep(event, this.#pace.add(event)))
+    } else if (event.type === 'progress') this.#update(event.stage, event.done, event.total, '')
     else this.#remark(event)
   }
 
@@ -60,39 +62,69 @@ class BarProgress implements Progress {
   }
 }
 
-/** At most about twenty lines a stage. */
-class LineProgress implements Progress {
+/** Seconds between lines of the same stage. */
+const LINE_SECONDS = 10
+
+/**
+ * Few lines, for logs: a stage at its beginning and, when it took long, at its end; in between, and while training, a
+ * line every ten seconds, later every twentieth of the time that went by. Nobody reads a thousand lines of a long run.
+ */
+export class LineProgress implements Progress {
   readonly #output: Output
+  readonly #pace = new Pace()
+  #stage = ''
+  #began = 0
+  #last = 0
 
   constructor(output: Output) {
     this.#output = output
   }
 
   show(event: RunEvent): void {
-    const text = this.#describeCounted(event) ?? describe(event)
-    if (text) this.#output.note(text)
+    if (event.type === 'step') {
+      const detail = describeStep(event, this.#pace.add(event))
+      this.#count('training', event.step, event.totalSteps, `step ${event.step}/${event.totalSteps}  ${detail}`)
+    } else if (event.type === 'progress') {
+      this.#count(event.stage, event.done, event.total, `${event.stage} ${event.done}/${event.total}`)
+    } else {
+      const text = describe(event)
+      if (text) this.#output.note(text)
+    }
   }
 
   stop(): void {}
 
-  #describeCounted(event: RunEvent): string | undefined {
-    if (event.type === 'step' && isShown(event.step, event.totalSteps)) {
-      return `step ${event.step}/${event.totalSteps} ${describeStep(event)}`
+  #count(stage: string, done: number, total: number, text: string): void {
+    const now = Date.now() / 1000
+    const first = stage !== this.#stage
+    if (first) {
+      this.#stage = stage
+      this.#began = now
     }
-    if (event.type === 'progress' && isShown(event.done, event.total)) {
-      return `${event.stage} ${event.done}/${event.total}`
-    }
-    return undefined
+    const due = now - this.#last >= Math.max(LINE_SECONDS, (now - this.#began) / 20)
+    const ended = done >= total && (stage === 'training' || now - this.#began >= LINE_SECONDS)
+    if (!first && !due && !ended) return
+    this.#last = now
+    this.#output.note(text)
   }
 }
 
-function isShown(done: number, total: number): boolean {
-  return done === total || done % Math.max(1, Math.ceil(total / 20)) === 0
+/** Mean time of the steps so far, of which single ones may be far off. */
+class Pace {
+  #seconds = 0
+  #steps = 0
+
+  /** Seconds per step, this one included. */
+  add({ secondsPerStep }: StepEvent): number {
+    this.#seconds += secondsPerStep
+    this.#steps += 1
+    return this.#seconds / this.#steps
+  }
 }
 
-function describeStep({ loss, lr, secondsPerStep, step, totalSteps }: StepEvent): string {
+function describeStep({ loss, step, totalSteps }: StepEvent, secondsPerStep: number): string {
   const left = Math.round((totalSteps - step) * secondsPerStep)
-  return `loss ${loss.toFixed(4)}  lr ${lr.toExponential(1)}  ${secondsPerStep.toFixed(2)} s/step  ${left} s left`
+  return `loss ${loss.toFixed(4)}  ${secondsPerStep.toFixed(2)} s/step  ${left} s left`
 }
 
 function describe(event: RunEvent): string | undefined {

@@ -1,10 +1,11 @@
-import { existsSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../package-root'
 import { loadRecipe } from '../recipe'
+import type { Recipe } from '../types'
 import { type CommonOptions, integer } from './options'
 import { Output } from './output'
+import { override } from './override'
 import { describeSummary } from './summary'
 import { runTraining } from './train'
 
@@ -16,31 +17,26 @@ interface QuickstartOptions extends CommonOptions {
 export function quickstartCommand(): Command {
   return new Command('quickstart')
     .description('fine-tune the embedded tiny FLUX.2 on the embedded images, on the CPU, in about two minutes')
-    .option('--out <dir>', 'run folder (default: runs/quickstart, or the next free name)')
+    .option(
+      '--out <dir>',
+      'run folder; one that holds something gets a numbered one beside it (default: runs/quickstart)',
+    )
     .option('--steps <n>', 'optimizer steps, fewer for a quick look', integer(1))
     .option('--json', 'events as JSON lines on stdout')
     .addHelpText('after', '\nExample:\n  flowtune quickstart --out my-first-run')
     .action(async (options: QuickstartOptions) => {
       const output = new Output(options.json ?? false)
-      const recipe = await loadRecipe(join(packageRoot(), 'recipes', 'quickstart.yaml'))
-      const dir = options.out ? resolve(options.out) : nextFree(resolve('runs', 'quickstart'))
+      const recipe = quickstartRecipe(await loadRecipe(join(packageRoot(), 'recipes', 'quickstart.yaml')), options)
       output.line(`Fine-tuning ${recipe.model.path} with the images in ${recipe.data.train}`)
-      const summary = await runTraining(
-        {
-          ...recipe,
-          train: { ...recipe.train, ...(options.steps && { steps: options.steps }) },
-          output: { ...recipe.output, dir },
-        },
-        undefined,
-        output,
-      )
+      const summary = await runTraining(recipe, undefined, output)
       for (const line of describeSummary(summary)) output.line(line)
     })
 }
 
-/** An earlier quickstart is not overwritten. */
-function nextFree(path: string): string {
-  let candidate = path
-  for (let n = 2; existsSync(candidate); n += 1) candidate = `${path}-${n}`
-  return candidate
+function quickstartRecipe(recipe: Recipe, { out = join('runs', 'quickstart'), steps }: QuickstartOptions): Recipe {
+  const { warmupSteps = 0, ...lrSchedule } = recipe.lrSchedule ?? {}
+  return {
+    ...override(recipe, { output: out, steps }),
+    lrSchedule: { ...lrSchedule, warmupSteps: Math.min(warmupSteps, (steps ?? recipe.train.steps) - 1) },
+  }
 }

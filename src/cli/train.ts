@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { Command } from 'commander'
 import { FlowtuneError } from '../errors'
 import { loadRecipe } from '../recipe'
@@ -9,6 +9,7 @@ import { UsageError } from './exit'
 import { interruptible } from './interrupt'
 import { type CommonOptions, integer } from './options'
 import { Output } from './output'
+import { override } from './override'
 import { createProgress } from './progress'
 import { describeSummary } from './summary'
 
@@ -21,7 +22,7 @@ interface TrainCliOptions extends CommonOptions {
 export function trainCommand(): Command {
   return new Command('train')
     .description('fine-tune a model as a recipe says')
-    .argument('[recipe]', 'recipe file (YAML); with --resume it may be left out: the run folder has its own')
+    .argument('[recipe]', 'recipe file (YAML); none with --resume: the run folder has its own')
     .option('--resume <run-dir>', 'continue a run folder from its last checkpoint')
     .option('--output <dir>', "run folder, instead of the recipe's output.dir")
     .option('--steps <n>', "optimizer steps, instead of the recipe's train.steps", integer(1))
@@ -37,6 +38,7 @@ Examples:
   flowtune train --resume runs/try-2`,
     )
     .action(async (path: string | undefined, options: TrainCliOptions) => {
+      checkResume(path, options)
       const output = new Output(options.json ?? false)
       const recipe = override(await loadRecipe(recipePath(path, options.resume)), options)
       const summary = await runTraining(recipe, options.resume, output)
@@ -66,21 +68,18 @@ export async function runTraining(recipe: Recipe, resume: string | undefined, ou
   }
 }
 
+/** A resumed run keeps its folder and its recipe; being told another is a misunderstanding. */
+function checkResume(path: string | undefined, { resume, output, steps }: TrainCliOptions): void {
+  if (resume === undefined) return
+  const other = path ?? (output && '--output') ?? (steps && '--steps')
+  if (other)
+    throw new UsageError(`--resume and ${other} exclude each other: a resumed run keeps its folder and its recipe`)
+}
+
 function recipePath(path: string | undefined, resume: string | undefined): string {
   if (path) return path
   if (!resume) throw new UsageError('train needs a recipe file, or --resume with a run folder')
   const own = join(resume, 'recipe.yaml')
   if (!existsSync(own)) throw new FlowtuneError('IO', `${resume}: no recipe.yaml here, so this is no run folder`)
   return own
-}
-
-function override(recipe: Recipe, { output, steps, resume }: TrainCliOptions): Recipe {
-  if (output && resume)
-    throw new UsageError('--output and --resume exclude each other: a resumed run stays in its folder')
-  const dir = output ?? resume
-  return {
-    ...recipe,
-    train: { ...recipe.train, ...(steps && { steps }) },
-    output: { ...recipe.output, ...(dir && { dir: resolve(dir) }) },
-  }
 }

@@ -34,10 +34,10 @@ Example:
     })
 }
 
-function describeCase({ case: name, kind, ok, tensors, error }: CaseReport): string[] {
+function describeCase({ name, kind, ok, tensors, message }: CaseReport): string[] {
   const width = Math.max(0, ...tensors.map((tensor) => tensor.name.length))
   const lines = [`${name} (${kind}): ${ok ? 'ok' : 'OFF'}`]
-  if (error) lines.push(`  ${error}`)
+  if (message) lines.push(`  ${message}`)
   return lines.concat(tensors.map((tensor) => describeTensor(tensor, width)))
 }
 

@@ -192,7 +192,7 @@ pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result
     });
     let metadata =
         HashMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), adapter.to_string())]);
-    save_safetensors(&folder.join(LORA_FILE), &tensors, Some(metadata))
+    save_safetensors(folder.join(LORA_FILE), &tensors, Some(metadata))
 }
 
 /// Reads what [`save_lora`] wrote, or another trainer's LoRA in the same layout, and puts it on the model.

@@ -22,18 +22,20 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A loss that is not finite or too large; no weight was touched by it.
+    /// A loss or a gradient that is not finite, or a loss that is too large; no weight was touched by it.
     #[error(
-        "the loss at step {step} is {loss}, above flowMatching.maxLoss ({max_loss}); lower optimizer.lr, \
-         or resume from the last checkpoint with a lower one"
+        "the {what} at step {step} is {value}, where finite and at most {limit} is allowed; lower optimizer.lr in the \
+         recipe and start again, or lower it in the run folder's recipe.yaml and resume from the last checkpoint"
     )]
     LossDiverged {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
         /// Step, counted from 1.
         step: u64,
-        /// The loss.
-        loss: f64,
-        /// What the recipe allows.
-        max_loss: f64,
+        /// Its value.
+        value: f64,
+        /// What is allowed: `flowMatching.maxLoss` for the loss.
+        limit: f64,
     },
     /// The run was asked to stop.
     #[error("stopped as asked{}", saved(checkpoint))]

@@ -54,6 +54,9 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
         (None, Some(dir)) => (read_recipe(&dir)?, Some(dir)),
         _ => return Err(Error::InvalidArgument("evaluate takes a recipe or a run folder".to_owned())),
     };
+    if recipe.data.held_out.is_empty() && recipe.data.held_out_count.is_none() {
+        return Err(no_held_out());
+    }
     recipe.validation.prompts.clear();
     let emit = |event: &Event| {
         control.emit(event);
@@ -70,11 +73,13 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     if let (Some(dir), Mode::Lora) = (&run_dir, recipe.mode) {
         load_lora(&model, &dir.join("lora"))?;
     }
-    let held_out = session.held_out.as_ref().ok_or_else(|| {
-        Error::Recipe("`data.heldOut` is needed to evaluate: name a folder, or set `data.heldOutCount`".to_owned())
-    })?;
+    let held_out = session.held_out.as_ref().ok_or_else(no_held_out)?;
     let per_sigma = held_out_loss(&model, held_out, &recipe, control)?;
     Ok(EvaluateSummary { loss: mean(&per_sigma), per_sigma, images: held_out.prepared().samples.len() })
+}
+
+fn no_held_out() -> Error {
+    Error::Recipe("`data.heldOut` is needed to evaluate: name a folder, or set `data.heldOutCount`".to_owned())
 }
 
 /// Mean over noise levels.

@@ -30,7 +30,7 @@ use crate::trainable::Trainable;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrainOptions {
-    /// A resolved recipe. A resumed run goes on with its own; this one is then only compared.
+    /// A resolved recipe; a resumed run goes on with its own instead.
     pub recipe: Recipe,
     /// A run folder to continue from its last checkpoint.
     pub resume: Option<PathBuf>,
@@ -120,16 +120,14 @@ impl<'a> Run<'a> {
             self.progress.samples_before = self.samples(0)?;
         }
         let schedule = LrSchedule::of(&self.recipe);
-        let mut saved = self.progress.step;
         while self.progress.step < total_steps {
             if self.control.is_cancelled() {
-                return Err(self.stopped(saved));
+                return Err(self.stopped());
             }
             self.step(&schedule)?;
             let step = self.progress.step;
             if every(self.recipe.checkpoint.every_steps, step) || step == total_steps {
                 self.checkpoint()?;
-                saved = step;
             }
             if step < total_steps && self.recipe.validation.every_steps.is_some_and(|n| every(n, step)) {
                 self.evaluate(step)?;
@@ -152,7 +150,12 @@ impl<'a> Run<'a> {
         }
         let grad_norm = self.optimizer.clip_gradients(&mut gradients, self.recipe.train.max_grad_norm)?;
         if !grad_norm.is_finite() {
-            return Err(self.diverged(index, grad_norm));
+            return Err(Error::LossDiverged {
+                what: "gradient norm",
+                step: index + 1,
+                value: grad_norm,
+                limit: f64::MAX,
+            });
         }
         let lr = schedule.lr(index);
         self.optimizer.step(&gradients, lr)?;
@@ -174,7 +177,9 @@ impl<'a> Run<'a> {
         };
         let key = (train.seed, index, (micro * train.batch_size) as u64);
         let step = self.pipeline.step(&tape, &self.model, &batch, key, Given::default()).map_err(|e| match e {
-            flowtune_flow::Error::LossDiverged { loss, .. } => self.diverged(index, loss),
+            flowtune_flow::Error::LossDiverged { loss, limit } => {
+                Error::LossDiverged { what: "loss", step: index + 1, value: loss, limit }
+            }
             other => other.into(),
         })?;
         let seed = Tensor::full(1.0 / accumulation as f32, &[]);
@@ -183,21 +188,18 @@ impl<'a> Run<'a> {
         Ok(metrics)
     }
 
-    fn diverged(&self, index: u64, loss: f64) -> Error {
-        Error::LossDiverged { step: index + 1, loss, max_loss: self.recipe.flow_matching.max_loss }
+    /// The end of a run that was asked to stop: everything it has done is on disk.
+    fn stopped(&self) -> Error {
+        self.save_unsaved().map_or_else(|error| error, |checkpoint| Error::Cancelled { checkpoint })
     }
 
-    /// The end of a run that was asked to stop: everything it has done is on disk.
-    fn stopped(&self, saved: u64) -> Error {
-        if self.progress.step > saved {
-            if let Err(error) = self.checkpoint() {
-                return error;
-            }
+    /// The checkpoint of the last step, written if it is not there yet; none before the first step.
+    fn save_unsaved(&self) -> Result<Option<PathBuf>> {
+        let saved = self.folder.latest_checkpoint()?;
+        if self.progress.step > saved.as_ref().map_or(0, |c| c.step) {
+            self.checkpoint()?;
         }
-        match self.folder.latest_checkpoint() {
-            Ok(latest) => Error::Cancelled { checkpoint: latest.map(|c| c.path) },
-            Err(error) => error,
-        }
+        Ok(self.folder.latest_checkpoint()?.map(|c| c.path))
     }
 
     fn checkpoint(&self) -> Result<()> {
@@ -216,7 +218,7 @@ impl<'a> Run<'a> {
             return Ok(None);
         };
         let per_sigma = match held_out_loss(&self.model, held_out, &self.recipe, self.control) {
-            Err(Error::Cancelled { .. }) => return Err(self.stopped(step)),
+            Err(Error::Cancelled { .. }) => return Err(self.stopped()),
             other => other?,
         };
         let loss = mean(&per_sigma);
@@ -245,7 +247,7 @@ impl<'a> Run<'a> {
             };
             let stage = format!("sampling image {} of {}", i + 1, validation.prompts.len());
             let image = match render(&self.model, &vae, &inputs, &stage, self.control) {
-                Err(Error::Cancelled { .. }) => return Err(self.stopped(step)),
+                Err(Error::Cancelled { .. }) => return Err(self.stopped()),
                 other => other?,
             };
             let path = self.folder.sample_path(step, i)?;
@@ -293,7 +295,7 @@ fn tell(folder: &RunFolder, control: &Control, event: &Event) -> Result<()> {
 }
 
 fn every(n: u64, step: u64) -> bool {
-    n > 0 && step % n == 0
+    n > 0 && step.is_multiple_of(n)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

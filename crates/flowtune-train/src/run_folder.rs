@@ -56,6 +56,7 @@ impl RunFolder {
         let mut recipe = read_recipe(&dir)?;
         recipe.output.dir.clone_from(&dir);
         let events = EventFile::open(&dir.join(EVENTS))?;
+        checkpoints::sweep(&dir)?;
         Ok((Self { dir, events }, recipe))
     }
 

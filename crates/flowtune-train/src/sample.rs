@@ -97,13 +97,18 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
 
 fn check(options: &SampleOptions) -> Result<()> {
     for (name, value) in [("width", options.width), ("height", options.height)] {
-        if value == 0 || value % 16 != 0 {
+        if value == 0 || !value.is_multiple_of(16) {
             return Err(Error::InvalidArgument(format!("{name} must be a multiple of 16, got {value}")));
         }
     }
     for path in [Some(&options.out), options.dump.as_ref()].into_iter().flatten() {
         if path.exists() {
             let message = format!("{} exists already; give another name, or move it away", path.display());
+            return Err(Error::InvalidArgument(message));
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|f| !f.is_dir()) {
+            let message = format!("the folder {} does not exist; make it first", folder.display());
             return Err(Error::InvalidArgument(message));
         }
     }

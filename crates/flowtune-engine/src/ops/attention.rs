@@ -121,7 +121,7 @@ fn softmax<T: Real>(row: &mut [T]) -> T {
     row.iter_mut().for_each(|x| *x = (*x - max).exp_fast());
     let sum = lanes::sum(row);
     let inverse = sum.recip();
-    row.iter_mut().for_each(|x| *x = *x * inverse);
+    row.iter_mut().for_each(|x| *x *= inverse);
     max + sum.ln()
 }
 

@@ -125,7 +125,7 @@ fn mse_gradient<T: Real>(
             out[j] = factor * (p[j] - t[j]);
         }
         if let Some(m) = m {
-            out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = *o * m);
+            out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o *= m);
         }
     });
     Ok(Tensor::new(out, prediction.shape()))

@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 /// Lists the files of a checkpoint with their sizes; written last.
 const MANIFEST: &str = "manifest.json";
 
+/// Beginnings of the names of folders that are being filled or emptied.
+const PARTIAL: &str = ".partial-";
+const REMOVED: &str = ".removed-";
+
 /// A checkpoint on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -41,7 +45,7 @@ impl RunFolder {
     ) -> Result<Checkpoint> {
         let dir = self.checkpoints_dir();
         fs::create_dir_all(&dir).map_err(Error::io(&dir, "made"))?;
-        let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&dir);
+        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&dir);
         let partial = partial.map_err(Error::io(&dir, "written"))?;
         open_to_others(partial.path())?;
         fill(partial.path())?;
@@ -107,6 +111,23 @@ pub fn list_checkpoints(dir: &Path) -> Result<Vec<Checkpoint>> {
     Ok(found)
 }
 
+/// Removes what a killed process left half-written or half-removed; for the process that holds the run alone.
+pub(super) fn sweep(dir: &Path) -> Result<()> {
+    let dir = dir.join("checkpoints");
+    let entries = match fs::read_dir(&dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io(&dir, "read"))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::io(&dir, "read"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if [PARTIAL, REMOVED].iter().any(|prefix| name.starts_with(prefix)) {
+            fs::remove_dir_all(&path).map_err(Error::io(&path, "removed"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether every file of the manifest is there with its size.
 fn is_whole(path: &Path, step: u64) -> bool {
     let manifest = fs::read(path.join(MANIFEST)).ok();
@@ -136,7 +157,7 @@ fn remove(path: &Path) -> Result<()> {
         return Ok(());
     }
     let parent = path.parent().unwrap_or(path);
-    let grave = tempfile::Builder::new().prefix(".removed-").tempdir_in(parent);
+    let grave = tempfile::Builder::new().prefix(REMOVED).tempdir_in(parent);
     let grave = grave.map_err(Error::io(parent, "written"))?;
     fs::rename(path, grave.path().join("checkpoint")).map_err(Error::io(path, "removed"))?;
     grave.close().map_err(Error::io(path, "removed"))
