@@ -24,8 +24,8 @@ pub enum Error {
     },
     /// A loss or a gradient that is not finite, or a loss that is too large; no weight was touched by it.
     #[error(
-        "the {what} at step {step} is {value}, where finite and at most {limit} is allowed; lower optimizer.lr in the \
-         recipe and start again, or lower it in the run folder's recipe.yaml and resume from the last checkpoint"
+        "the {what} at step {step} is {value}, but must be {allowed}; lower optimizer.lr in the recipe and start again, \
+         or lower it in the run folder's recipe.yaml and resume from the last checkpoint"
     )]
     LossDiverged {
         /// `loss` or `gradient norm`.
@@ -34,8 +34,8 @@ pub enum Error {
         step: u64,
         /// Its value.
         value: f64,
-        /// What is allowed: `flowMatching.maxLoss` for the loss.
-        limit: f64,
+        /// What is allowed, in words.
+        allowed: String,
     },
     /// The run was asked to stop.
     #[error("stopped as asked{}", saved(checkpoint))]

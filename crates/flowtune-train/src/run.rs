@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
                 what: "gradient norm",
                 step: index + 1,
                 value: grad_norm,
-                limit: f64::MAX,
+                allowed: "finite".to_owned(),
             });
         }
         let lr = schedule.lr(index);
@@ -178,7 +178,8 @@ impl<'a> Run<'a> {
         let key = (train.seed, index, (micro * train.batch_size) as u64);
         let step = self.pipeline.step(&tape, &self.model, &batch, key, Given::default()).map_err(|e| match e {
             flowtune_flow::Error::LossDiverged { loss, limit } => {
-                Error::LossDiverged { what: "loss", step: index + 1, value: loss, limit }
+                let allowed = format!("at most {limit} (flowMatching.maxLoss)");
+                Error::LossDiverged { what: "loss", step: index + 1, value: loss, allowed }
             }
             other => other.into(),
         })?;
