@@ -1,31 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import { FlowMatchingPipeline, Flux2Adapter, Tensor } from '../src/index'
+import { createAdapter, createPipeline, FlowMatchingPipeline, Flux2Adapter, Tensor } from '../src/index'
 
 /** 0, 1, 2, … */
-function counting(...shape: number[]): Tensor {
+function counting<const S extends readonly number[]>(...shape: S) {
   const length = shape.reduce((product, extent) => product * extent, 1)
-  return Tensor.fromFloat32(
-    Float32Array.from({ length }, (_, i) => i),
-    shape,
-  )
+  const data = Float32Array.from({ length }, (_, i) => i)
+  return Tensor.fromFloat32<S>(data, shape)
 }
-
-describe('Tensor', () => {
-  it('gives back what it was made from', () => {
-    const tensor = counting(2, 3)
-    expect([tensor.shape, tensor.dtype]).toEqual([[2, 3], 'float32'])
-    expect([...tensor.toFloat32Array()]).toEqual([0, 1, 2, 3, 4, 5])
-    expect(Tensor.fromInt64([1n, -2n], [2]).toBigInt64Array()).toEqual(BigInt64Array.of(1n, -2n))
-  })
-
-  it('refuses a shape that does not fit, and use after dispose', () => {
-    expect(() => Tensor.fromFloat32([1, 2, 3], [2])).toThrow(expect.objectContaining({ code: 'SHAPE_MISMATCH' }))
-    expect(() => counting(2).toBigInt64Array()).toThrow(expect.objectContaining({ code: 'SHAPE_MISMATCH' }))
-    const tensor = counting(2)
-    tensor.dispose()
-    expect(() => tensor.toFloat32Array()).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
-  })
-})
 
 describe('Flux2Adapter', () => {
   const adapter = new Flux2Adapter()
@@ -47,53 +28,61 @@ describe('Flux2Adapter', () => {
     expect([...text.toBigInt64Array()].map(Number)).toEqual([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2])
   })
 
-  it('prepares inputs with the guidance of its options', () => {
-    const context = {
-      noisyLatents: counting(2, 4, 1, 2),
-      textEmbeddings: counting(2, 3, 5),
-      timesteps: Tensor.fromFloat32([250, 1000], [2]),
-    }
-    const inputs = adapter.prepareInputs(context)
+  it('prepares inputs with the guidance of its options, or of the batch', async () => {
+    const batch = { imageLatents: counting(2, 4, 1, 2), textEmbeddings: counting(2, 3, 5) }
+    const context = { noisyLatents: batch.imageLatents, timesteps: Tensor.fromFloat32([250, 1000], [2]), batch }
+    const inputs = await adapter.prepareInputs(context)
     expect(inputs.hiddenStates.shape).toEqual([2, 2, 4])
-    expect(inputs.encoderHiddenStates.toFloat32Array()).toEqual(context.textEmbeddings.toFloat32Array())
+    expect(inputs.encoderHiddenStates.toFloat32Array()).toEqual(batch.textEmbeddings.toFloat32Array())
     expect([...inputs.timestep.toFloat32Array()]).toEqual([0.25, 1])
     expect([inputs.imgIds.shape, inputs.txtIds.shape]).toEqual([
       [2, 2, 4],
       [2, 3, 4],
     ])
     expect([...(inputs.guidance?.toFloat32Array() ?? [])]).toEqual([3.5, 3.5])
-    expect(new Flux2Adapter({ useGuidanceEmbeds: false }).prepareInputs(context).guidance).toBeUndefined()
+    const guided = { ...batch, guidance: Tensor.fromFloat32([1, 2], [2]) }
+    const { guidance } = await adapter.prepareInputs({ ...context, batch: guided })
+    expect([...(guidance?.toFloat32Array() ?? [])]).toEqual([1, 2])
+    expect((await new Flux2Adapter({ useGuidanceEmbeds: false }).prepareInputs(context)).guidance).toBeUndefined()
   })
 
-  it('replaces dropped captions', () => {
-    const inputs = adapter.prepareInputs({
-      noisyLatents: counting(3, 4, 1, 2),
-      textEmbeddings: Tensor.fromFloat32([1, 2, 3], [3, 1, 1]),
+  it.each([
+    ['the empty prompt', Tensor.fromFloat32([9], [1, 1]), [9, 2, 9]],
+    ['zeros', undefined, [0, 2, 0]],
+  ])('replaces dropped captions by %s', async (_, emptyPrompt, expected) => {
+    const noisyLatents = counting(3, 4, 1, 2)
+    const inputs = await adapter.prepareInputs({
+      noisyLatents,
       timesteps: Tensor.fromFloat32([500, 500, 500], [3]),
       dropCaption: [true, false, true],
-      emptyPrompt: Tensor.fromFloat32([9], [1, 1]),
+      emptyPrompt,
+      batch: { imageLatents: noisyLatents, textEmbeddings: Tensor.fromFloat32([1, 2, 3], [3, 1, 1]) },
     })
-    expect([...inputs.encoderHiddenStates.toFloat32Array()]).toEqual([9, 2, 9])
+    expect([...inputs.encoderHiddenStates.toFloat32Array()]).toEqual(expected)
   })
 
-  it('names the rank of latents that are not 4-D', () => {
-    const context = { textEmbeddings: counting(1, 3, 5), timesteps: Tensor.fromFloat32([1], [1]) }
-    const prepare = () => adapter.prepareInputs({ ...context, noisyLatents: counting(1, 4, 2) })
-    expect(prepare).toThrow(/3/)
-    expect(prepare).toThrow(expect.objectContaining({ code: 'SHAPE_MISMATCH' }))
+  it('names the rank of latents that are not 4-D', async () => {
+    const shape: number[] = [1, 4, 2]
+    const noisyLatents = Tensor.zeros(shape)
+    const batch = { imageLatents: noisyLatents, textEmbeddings: counting(1, 3, 5) }
+    const prepare = adapter.prepareInputs({ noisyLatents, timesteps: Tensor.fromFloat32([1], [1]), batch })
+    await expect(prepare).rejects.toThrow(/noisyLatents must have shape \[batch, 128, h, w\] \(rank 4, not 3\)/)
+    await expect(prepare).rejects.toMatchObject({ code: 'SHAPE_MISMATCH' })
   })
 })
 
-describe('FlowMatchingPipeline', () => {
-  it('draws the same noise levels from the same seed, within its bounds', () => {
-    const pipeline = new FlowMatchingPipeline(new Flux2Adapter(), { sigmaMin: 0.2, sigmaMax: 0.9 })
-    const { sigma, timesteps } = pipeline.sampleTimesteps(64, { seed: 3 })
-    const values = sigma.toFloat32Array()
-    expect(values.length).toBe(64)
-    expect(values.every((value) => value >= Math.fround(0.2) && value <= Math.fround(0.9))).toBe(true)
-    expect(new Set(values).size).toBeGreaterThan(32)
-    expect(timesteps.toFloat32Array()).toEqual(values.map((value) => value * 1000))
-    expect(pipeline.sampleTimesteps(64, { seed: 3 }).sigma.toFloat32Array()).toEqual(values)
-    expect(pipeline.sampleTimesteps(64, { seed: 4 }).sigma.toFloat32Array()).not.toEqual(values)
+describe('by name', () => {
+  it('makes adapters and pipelines', async () => {
+    const adapter = createAdapter('flux2', { guidanceScale: 2 })
+    expect(adapter).toBeInstanceOf(Flux2Adapter)
+    const pipeline = createPipeline('flux2', {}, { flowShift: 1, mixUniformRatio: 0 })
+    expect(pipeline).toBeInstanceOf(FlowMatchingPipeline)
+    expect(pipeline.adapter).toBeInstanceOf(Flux2Adapter)
+  })
+
+  it('names what is registered', () => {
+    const make = () => createAdapter('hunyuan' as 'flux2')
+    expect(make).toThrow(/adapter must be one of flux2, got "hunyuan"; registerAdapter adds others/)
+    expect(make).toThrow(expect.objectContaining({ code: 'RECIPE_INVALID' }))
   })
 })

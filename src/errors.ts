@@ -71,3 +71,12 @@ export function guard<T>(action: () => T): T {
     throw FlowtuneError.from(thrown)
   }
 }
+
+/** As {@link guard}, of a promise. */
+export async function guardAsync<T>(action: () => Promise<T>): Promise<T> {
+  try {
+    return await action()
+  } catch (thrown) {
+    throw FlowtuneError.from(thrown)
+  }
+}

@@ -16,9 +16,99 @@ export interface NativeJob {
 export interface NativeTensor {
   readonly shape: number[]
   readonly dtype: string
+  readonly isTracked: boolean
+  account(): void
   toFloat32Array(): Float32Array
+  toFloat64Array(): Float64Array
   toBigInt64Array(): BigInt64Array
+  item(): number
+  to(dtype: string): NativeTensor
+  detach(): NativeTensor
+  share(): NativeTensor
   dispose(): void
+  unary(op: string, a: number, b: number): NativeTensor
+  binary(op: string, other: NativeTensor): NativeTensor
+  reduce(op: string, dims: number[] | undefined, keepDims: boolean): NativeTensor
+  reshape(shape: number[]): NativeTensor
+  permute(dims: number[]): NativeTensor
+  narrow(dim: number, start: number, length: number): NativeTensor
+  broadcastTo(shape: number[]): NativeTensor
+  backward(gradients: NativeGradients, scale: number): Promise<void>
+}
+
+export interface NativeParameter {
+  readonly name: string
+  readonly shape: number[]
+  trainable: boolean
+  tensor(): NativeTensor
+  assign(value: NativeTensor): void
+}
+
+export interface NativeGradients {
+  readonly size: number
+  get(parameter: NativeParameter): NativeTensor | null
+  clear(): void
+  clipNorm(maxNorm: number): Promise<number>
+}
+
+export interface NativeNamedTensor {
+  name: string
+  tensor: NativeTensor
+}
+
+export interface NativeAdamW {
+  step(gradients: NativeGradients, lr: number): Promise<void>
+  state(): NativeNamedTensor[]
+  loadState(names: string[], tensors: NativeTensor[]): void
+}
+
+export interface NativeCancelToken {
+  cancel(): void
+}
+
+export interface NativeTransformer {
+  config(): string
+  parameters(): NativeParameter[]
+  forward(inputs: NativeInputs, grad: boolean, activationCheckpointing: boolean): Promise<NativeTensor>
+  addLora(optionsJson: string, seed: number): NativeParameter[]
+  loadLora(path: string): Promise<NativeParameter[]>
+  saveLora(folder: string): Promise<string>
+  save(folder: string, dtype: string): Promise<string>
+  removeLora(): void
+  sample(
+    inputs: NativeSampleInputs,
+    cancel: NativeCancelToken,
+    onEvent: (eventJson: string) => void,
+  ): Promise<NativeTensor>
+}
+
+export interface NativeSampleInputs {
+  textEmbeddings: NativeTensor
+  negativeTextEmbeddings?: NativeTensor | undefined
+  initialLatents: NativeTensor
+  steps: number
+  guidanceScale: number
+}
+
+export interface NativeAutoencoder {
+  encode(images: NativeTensor): Promise<NativeTensor>
+  imageLatents(mode: NativeTensor): Promise<NativeTensor>
+  vaeLatents(imageLatents: NativeTensor): Promise<NativeTensor>
+  decode(latent: NativeTensor): Promise<NativeTensor>
+  encodeImages(images: NativeTensor): Promise<NativeTensor>
+  decodeLatents(imageLatents: NativeTensor): Promise<NativeTensor>
+}
+
+export interface NativeTextEncoder {
+  tokenize(prompts: string[], textTokens: number | undefined): Promise<NativeTokens>
+  textEmbeddings(inputIds: NativeTensor, attentionMask: NativeTensor): Promise<NativeTensor>
+}
+
+export interface NativeTokens {
+  inputIds: NativeTensor
+  attentionMask: NativeTensor
+  texts: string[]
+  truncated: boolean[]
 }
 
 export interface NativeFlux2Adapter {
@@ -27,13 +117,12 @@ export interface NativeFlux2Adapter {
   prepareLatentIds(height: number, width: number, batch: number): NativeTensor
   prepareTextIds(tokens: number, batch: number): NativeTensor
   prepareInputs(
+    batch: NativeBatch,
     noisyLatents: NativeTensor,
-    textEmbeddings: NativeTensor,
     timesteps: NativeTensor,
     dropCaption: boolean[],
-    emptyPrompt?: NativeTensor,
-    guidance?: NativeTensor,
-  ): NativeInputs
+    emptyPrompt: NativeTensor | undefined,
+  ): Promise<NativeInputs>
 }
 
 export interface NativeInputs {
@@ -45,14 +134,72 @@ export interface NativeInputs {
   guidance?: NativeTensor | undefined
 }
 
-export interface NativePipeline {
-  sampleTimesteps(batch: number, tokens: number, seed: number, step: number): NativeTimesteps
+export interface NativeBatch {
+  imageLatents: NativeTensor
+  textEmbeddings: NativeTensor
+  lossMask?: NativeTensor | undefined
+  guidance?: NativeTensor | undefined
+}
+
+/** What all randomness of a step is a function of. */
+export interface NativeKey {
+  seed: number
+  step: number
+  first: number
+}
+
+export interface NativeGiven {
+  sigma?: NativeTensor | undefined
+  noise?: NativeTensor | undefined
+  weight?: NativeTensor | undefined
+  dropCaption?: boolean[] | undefined
+}
+
+export interface NativeFlowMatching {
+  options(): string
+  sampleTimesteps(key: NativeKey, batch: number, tokens: number): NativeTimesteps
+  draws(key: NativeKey, batch: number): { uniform: Float32Array; normal: Float32Array }
+  sigmasOf(uniform: Float32Array, normal: Float32Array, tokens: number): NativeTimesteps
+  lossWeights(sigma: NativeTensor, tokens: number): NativeTensor
+  prepare(batch: NativeBatch, key: NativeKey, given: NativeGiven): Promise<NativePreparedStep>
+  loss(
+    step: NativePreparedStep,
+    prediction: NativeTensor,
+    elements: NativeTensor | undefined,
+    names: string[],
+    auxiliary: NativeTensor[],
+    checkLoss: boolean,
+  ): Promise<{ loss: NativeTensor; metricsJson: string }>
+}
+
+export interface NativePreparedStep {
+  readonly noisyLatents: NativeTensor
+  readonly sigma: NativeTensor
+  readonly timesteps: NativeTensor
+  readonly target: NativeTensor
+  readonly noise: NativeTensor
+  readonly weight: NativeTensor
+  readonly dropCaption: boolean[]
 }
 
 export interface NativeTimesteps {
   sigma: NativeTensor
   timesteps: NativeTensor
   method: string
+}
+
+export interface NativeLoader {
+  readonly samples: number
+  readonly emptyPrompt: NativeTensor
+  batch(step: number): Promise<NativeLoadedBatch>
+  gather(indices: number[]): Promise<NativeLoadedBatch>
+}
+
+export interface NativeLoadedBatch {
+  imageLatents: NativeTensor
+  textEmbeddings: NativeTensor
+  captions: string[]
+  paths: string[]
 }
 
 /** What the addon exports. The generated declarations are not used, so that types can be checked before it is built. */
@@ -63,12 +210,60 @@ export interface NativeBinding {
   startJob(kind: JobKind, optionsJson: string, onEvent: (eventJson: string) => void): NativeJob
   Tensor: {
     fromFloat32(data: Float32Array, shape: number[]): NativeTensor
+    fromFloat64(data: Float64Array, shape: number[]): NativeTensor
     fromInt64(data: BigInt64Array, shape: number[]): NativeTensor
+    full(value: number, shape: number[]): NativeTensor
+    randn(shape: number[], seed: number, step: number): NativeTensor
+    cat(tensors: NativeTensor[], dim: number): NativeTensor
+  }
+  Parameter: new (name: string, value: NativeTensor) => NativeParameter
+  Gradients: new () => NativeGradients
+  AdamW: new (parameters: NativeParameter[], optionsJson: string) => NativeAdamW
+  learningRate(optionsJson: string, lr: number, totalSteps: number, index: number): number
+  CancelToken: new () => NativeCancelToken
+  Flux2Transformer: {
+    load(path: string): Promise<NativeTransformer>
+    fromConfig(
+      configJson: string,
+      names: string[],
+      tensors: NativeTensor[],
+      seed: number | undefined,
+    ): Promise<NativeTransformer>
+  }
+  AutoencoderKLFlux2: {
+    load(path: string): Promise<NativeAutoencoder>
+    fromConfig(configJson: string, names: string[], tensors: NativeTensor[]): Promise<NativeAutoencoder>
+  }
+  TextEncoder: {
+    load(path: string): Promise<NativeTextEncoder>
+    fromConfig(
+      configJson: string,
+      layers: number[],
+      names: string[],
+      tensors: NativeTensor[],
+    ): Promise<NativeTextEncoder>
   }
   Flux2Adapter: new (options: { guidanceScale?: number; useGuidanceEmbeds?: boolean }) => NativeFlux2Adapter
-  FlowMatchingPipeline: new (adapter: NativeFlux2Adapter, optionsJson: string) => NativePipeline
+  FlowMatching: new (optionsJson: string, emptyPrompt: NativeTensor | undefined) => NativeFlowMatching
+  timeShift(t: Float32Array, tokens: number, kind: string): Float32Array
+  bsmntwTable(): Float32Array
+  eulerSigmas(tokens: number, steps: number): Float32Array
+  loadSafetensors(path: string): Promise<{ tensors: NativeNamedTensor[]; metadata: Record<string, string> }>
+  saveSafetensors(
+    path: string,
+    names: string[],
+    tensors: NativeTensor[],
+    metadata: Record<string, string>,
+  ): Promise<void>
+  loadImage(bytes: Uint8Array, name: string, width: number, height: number): Promise<NativeTensor>
+  savePng(image: NativeTensor, path: string): Promise<void>
+  openLoaders(
+    recipeJson: string,
+    baseDir: string,
+    cancel: NativeCancelToken,
+    onEvent: (eventJson: string) => void,
+  ): Promise<{ train: NativeLoader; heldOut?: NativeLoader | undefined }>
 }
-
 let binding: NativeBinding | undefined
 
 /**

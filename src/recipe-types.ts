@@ -45,8 +45,15 @@ export interface FlowMatchingRecipe {
   logitMean?: number
   /** Standard deviation of the logit-normal. Default 1. */
   logitStd?: number
-  /** Shift of σ: a number, or `dynamic`, which depends on the image's tokens as in FLUX.2's own training. Default `dynamic`. */
-  flowShift?: number | 'dynamic'
+  /** First parameter of the Beta distribution under `beta`. Default 2.5. */
+  betaAlpha?: number
+  /** Second parameter of the Beta distribution under `beta`. Default 1.5. */
+  betaBeta?: number
+  /**
+   * Shift of σ: a number, or by the image's tokens: `dynamic` as in FLUX.2's own training, `linear` and `sqrt` as NeMo
+   * Automodel's `time_shift`. Default `dynamic`.
+   */
+  flowShift?: number | 'dynamic' | 'linear' | 'sqrt'
   /** σ is clamped to at least this. Default 0. */
   sigmaMin?: number
   /** σ is clamped to at most this. Default 1. */

@@ -37,6 +37,14 @@ pub enum Error {
     /// A rule of the tape was broken.
     #[error("tape: {0}")]
     Tape(&'static str),
+    /// A backward over values that an earlier one has used up.
+    #[error(
+        "a backward has used these values up already: compute them again, or add the losses and call backward once"
+    )]
+    Spent,
+    /// A backward from what nothing trainable led to.
+    #[error("nothing trainable led to this value: add a LoRA, or make a parameter trainable, before computing it")]
+    Untracked,
     /// candle refused.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -48,6 +56,7 @@ impl Error {
         match self {
             Self::Shape { .. } | Self::DType { .. } => "SHAPE_MISMATCH",
             Self::Device { .. } => "DEVICE_UNAVAILABLE",
+            Self::Spent | Self::Untracked => "INVALID_ARGUMENT",
             Self::Tape(_) | Self::Candle(_) => "INTERNAL",
         }
     }

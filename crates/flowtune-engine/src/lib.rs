@@ -20,13 +20,16 @@
 mod cpu;
 mod dtype;
 mod error;
+mod graph;
 pub mod ops;
 mod param;
 mod tape;
 mod tensor;
 
+pub use cpu::parallel::on_this_thread;
 pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};
+pub use graph::Value;
 pub use param::{Param, ParamId};
 pub use tape::{Gradients, Tape, Var};
 pub use tensor::Tensor;

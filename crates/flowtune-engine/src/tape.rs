@@ -5,7 +5,7 @@
 //! computed for them. [`Tape::backward`] consumes the tape and frees as it unwinds.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
 use crate::ops::elementwise::add_tensors;
@@ -39,11 +39,16 @@ impl Var {
     pub fn is_tracked(&self) -> bool {
         self.slot.is_some()
     }
+
+    /// Where its gradient is gathered.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        self.slot
+    }
 }
 
 /// Gradients of trainable weights. Calls of [`Tape::backward`] add to it: accumulation over batches.
 #[derive(Debug, Default)]
-pub struct Gradients(HashMap<ParamId, Tensor>);
+pub struct Gradients(BTreeMap<ParamId, Tensor>);
 
 impl Gradients {
     /// An empty set.
@@ -66,7 +71,12 @@ impl Gradients {
         self.0.keys().copied()
     }
 
-    /// All gradients, to be changed, in no particular order.
+    /// All gradients, in the order in which their weights were made.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.0.values()
+    }
+
+    /// All gradients, to be changed, in the same order.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.0.values_mut()
     }
@@ -109,11 +119,68 @@ struct Node {
     backward: Backward,
 }
 
+/// What a tape has recorded: operations in order, over numbered slots for gradients.
 #[derive(Default)]
-struct Record {
+pub(crate) struct Record {
     nodes: Vec<Node>,
     slots: usize,
-    params: HashMap<ParamId, usize>,
+    /// Slots of each weight: one, and more after records were joined.
+    params: HashMap<ParamId, Vec<usize>>,
+}
+
+impl Record {
+    /// How many operations there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Appends `other`. Its slots in `bound` are slots of this record; the others become higher by what is returned.
+    pub(crate) fn absorb(&mut self, other: Self, bound: &HashMap<usize, usize>) -> usize {
+        let offset = self.slots;
+        let slot = |s: usize| bound.get(&s).copied().unwrap_or(s + offset);
+        self.slots += other.slots;
+        self.nodes.extend(other.nodes.into_iter().map(|node| Node {
+            inputs: node.inputs.into_iter().map(|input| input.map(slot)).collect(),
+            outputs: node.outputs.into_iter().map(slot).collect(),
+            backward: node.backward,
+        }));
+        for (id, slots) in other.params {
+            self.params.entry(id).or_default().extend(slots.into_iter().map(slot));
+        }
+        offset
+    }
+
+    /// Runs backwards from `seeds`, adding the weights' gradients to `gradients` and freeing as it goes. Returns the
+    /// gradients of `leaves`.
+    pub(crate) fn unwind(
+        mut self,
+        seeds: Vec<(Option<usize>, Tensor)>,
+        leaves: &[&Var],
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut slots: Vec<Option<Tensor>> = vec![None; self.slots];
+        for (slot, seed) in seeds {
+            add_to_slot(&mut slots, slot, Some(seed))?;
+        }
+        while let Some(node) = self.nodes.pop() {
+            let outputs: Vec<_> = node.outputs.iter().map(|&o| slots[o].take()).collect();
+            if outputs.iter().all(Option::is_none) {
+                continue;
+            }
+            let inputs = (node.backward)(outputs, gradients)?;
+            for (slot, gradient) in node.inputs.into_iter().zip(inputs) {
+                add_to_slot(&mut slots, slot, gradient)?;
+            }
+        }
+        for (id, of_param) in self.params {
+            for slot in of_param {
+                if let Some(gradient) = slots[slot].take() {
+                    gradients.accumulate(id, gradient)?;
+                }
+            }
+        }
+        Ok(leaves.iter().map(|v| v.slot.and_then(|s| slots[s].take())).collect())
+    }
 }
 
 /// A recording of operations, made anew for every step.
@@ -149,7 +216,7 @@ impl Tape {
         let slot = self.record.as_ref().map(|record| {
             let record = &mut *record.borrow_mut();
             let slots = &mut record.slots;
-            *record.params.entry(param.id()).or_insert_with(|| next(slots))
+            record.params.entry(param.id()).or_insert_with(|| vec![next(slots)])[0]
         });
         Var { tensor, slot }
     }
@@ -256,28 +323,13 @@ impl Tape {
         leaves: &[&Var],
         gradients: &mut Gradients,
     ) -> Result<Vec<Option<Tensor>>> {
-        let record = self.record.ok_or(Error::Tape("backward on a tape that does not record"))?;
-        let mut record = record.into_inner();
-        let mut slots: Vec<Option<Tensor>> = vec![None; record.slots];
-        for (slot, seed) in seeds {
-            add_to_slot(&mut slots, slot, Some(seed))?;
-        }
-        while let Some(node) = record.nodes.pop() {
-            let outputs: Vec<_> = node.outputs.iter().map(|&o| slots[o].take()).collect();
-            if outputs.iter().all(Option::is_none) {
-                continue;
-            }
-            let inputs = (node.backward)(outputs, gradients)?;
-            for (slot, gradient) in node.inputs.into_iter().zip(inputs) {
-                add_to_slot(&mut slots, slot, gradient)?;
-            }
-        }
-        for (id, slot) in record.params {
-            if let Some(gradient) = slots[slot].take() {
-                gradients.accumulate(id, gradient)?;
-            }
-        }
-        Ok(leaves.iter().map(|v| v.slot.and_then(|s| slots[s].take())).collect())
+        let record = self.into_record().ok_or(Error::Tape("backward on a tape that does not record"))?;
+        record.unwind(seeds, leaves, gradients)
+    }
+
+    /// What was recorded; none when the tape does not record.
+    pub(crate) fn into_record(self) -> Option<Record> {
+        self.record.map(RefCell::into_inner)
     }
 }
 

@@ -9,15 +9,15 @@ pub struct Batch {
     pub image_latents: Tensor,
     /// Text embeddings, float32 `[batch, tokens, dim]`.
     pub text_embeddings: Tensor,
-    /// 0 leaves an element out of the loss; of the latents' shape.
+    /// 0 leaves an element out of the loss; `[batch or 1, 128 or 1, H/16, W/16]`.
     pub loss_mask: Option<Tensor>,
     /// Guidance scale per sample, `[batch]`, instead of the adapter's.
     pub guidance: Option<Tensor>,
 }
 
-/// Everything about one step that an adapter may need.
-#[derive(Debug)]
-pub struct FlowMatchingContext<'a> {
+/// Everything about one step that an adapter may need. Tensors share storage with the step's, so clones are cheap.
+#[derive(Debug, Clone)]
+pub struct FlowMatchingContext {
     /// x_t, `[batch, 128, h, w]`.
     pub noisy_latents: Tensor,
     /// x₀, `[batch, 128, h, w]`.
@@ -30,10 +30,12 @@ pub struct FlowMatchingContext<'a> {
     pub task_type: &'static str,
     /// `image`.
     pub data_type: &'static str,
-    /// Per sample, whether its caption is dropped.
+    /// Probability of dropping a caption.
+    pub cfg_dropout_prob: f64,
+    /// Per sample, whether its caption is dropped; none is where the list is too short.
     pub drop_caption: Vec<bool>,
     /// What stands in for a dropped caption, `[tokens, dim]`; zeros when none.
-    pub empty_prompt: Option<&'a Tensor>,
+    pub empty_prompt: Option<Tensor>,
     /// The data.
-    pub batch: &'a Batch,
+    pub batch: Batch,
 }

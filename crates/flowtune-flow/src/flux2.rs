@@ -9,6 +9,19 @@ use crate::context::FlowMatchingContext;
 use crate::error::Result;
 
 /// Packs latents, numbers positions, passes guidance.
+///
+/// ```
+/// use flowtune_engine::Tensor;
+/// use flowtune_flow::Flux2Adapter;
+///
+/// # fn main() -> flowtune_flow::Result<()> {
+/// let adapter = Flux2Adapter::default();
+/// let packed = adapter.pack_latents(&Tensor::full(0f32, &[1, 128, 4, 6]))?;
+/// assert_eq!(packed.shape(), [1, 24, 128]);
+/// let ids = adapter.prepare_latent_ids(4, 6, 1)?;
+/// assert_eq!(ids.as_slice::<i64>()?[4 * 7..][..4], [0, 1, 1, 0]);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Flux2Adapter {
     /// Guidance scale told to models with a guidance embedding.
@@ -83,7 +96,7 @@ impl ModelAdapter for Flux2Adapter {
             timestep: sigma_of(&context.timesteps)?,
             img_ids: self.prepare_latent_ids(h, w, batch)?,
             txt_ids: self.prepare_text_ids(text.dim(1), batch)?,
-            encoder_hidden_states: text,
+            encoder_hidden_states: Var::constant(text),
             guidance: self.guidance(context, batch),
         })
     }
@@ -132,7 +145,7 @@ fn drop_captions(context: &FlowMatchingContext) -> Result<Tensor> {
     let mut replaced = text.clone();
     let data = replaced.as_mut_slice::<f32>()?;
     for (chunk, _) in data.chunks_exact_mut(row).zip(&context.drop_caption).filter(|(_, drop)| **drop) {
-        match context.empty_prompt {
+        match &context.empty_prompt {
             Some(empty) if empty.len() == row => chunk.copy_from_slice(empty.as_slice::<f32>()?),
             Some(empty) => {
                 return Err(EngineError::Shape {

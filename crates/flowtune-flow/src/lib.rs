@@ -4,9 +4,13 @@
 //! its defaults. Where a recipe departs from them, the recipe says so.
 
 mod adapter;
+mod check;
 mod context;
 mod error;
+mod flow_matching;
 mod flux2;
+mod metrics;
+mod options;
 mod pipeline;
 pub mod random;
 pub mod sampling;
@@ -17,5 +21,8 @@ pub mod weighting;
 pub use adapter::ModelAdapter;
 pub use context::{Batch, FlowMatchingContext};
 pub use error::{Error, Result};
+pub use flow_matching::{FlowMatching, Given, Key, PreparedStep, StepOutput};
 pub use flux2::Flux2Adapter;
-pub use pipeline::{FlowMatchingOptions, FlowMatchingPipeline, Given, Metrics, StepOutput};
+pub use metrics::Metrics;
+pub use options::FlowMatchingOptions;
+pub use pipeline::FlowMatchingPipeline;

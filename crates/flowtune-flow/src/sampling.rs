@@ -123,7 +123,7 @@ impl<'a> Denoiser<'a> {
     fn predict(&self, latents: &Tensor, sigma: f32, text: &Tensor) -> Result<Tensor> {
         let inputs = Flux2Inputs {
             hidden_states: Var::constant(latents.clone()),
-            encoder_hidden_states: text.clone(),
+            encoder_hidden_states: Var::constant(text.clone()),
             timestep: Tensor::full(sigma, &[latents.dim(0)]),
             img_ids: self.img_ids.clone(),
             txt_ids: self.txt_ids.clone(),

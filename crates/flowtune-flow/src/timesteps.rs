@@ -5,7 +5,7 @@ use rand::Rng;
 use rand_distr::{Beta, Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::{Purpose, stream};
 use crate::shift::shifted;
 
@@ -24,7 +24,7 @@ pub enum TimestepSampling {
     Mode,
     /// As `Lognorm`; meant to be mixed with uniform batches.
     Mix,
-    /// σ ~ Beta(2.5, 1.5), without shift.
+    /// σ ~ Beta, without shift.
     Beta,
 }
 
@@ -51,6 +51,8 @@ pub struct SigmaOptions {
     pub logit_mean: f64,
     /// Standard deviation of the normal under `logit_normal`.
     pub logit_std: f64,
+    /// Parameters of the distribution under `beta`.
+    pub beta: [f64; 2],
     /// Shift s.
     pub shift: f64,
     /// Least σ.
@@ -68,7 +70,8 @@ pub struct Sigmas {
     pub sigma: Tensor,
     /// σ·1000, float32 `[batch]`.
     pub timesteps: Tensor,
-    /// What drew them: a name of [`TimestepSampling`], `mix_uniform`, `uniform_no_shift` or `given`.
+    /// What drew them: a name of [`TimestepSampling`] (`uniform` also where a uniform batch was mixed in),
+    /// `uniform_no_shift` or `given`.
     pub method: &'static str,
 }
 
@@ -108,32 +111,52 @@ pub fn sigma_of(o: &SigmaOptions, uniform: f32, normal: f32) -> f32 {
 }
 
 /// Noise levels of samples `first..first + batch` of a step. With probability `mix_uniform_ratio` the whole
-/// batch is uniform instead.
+/// batch is uniform instead, except under `beta` and without sigma noise, as in Automodel.
 ///
 /// # Errors
-/// Never for valid options.
+/// `RECIPE_INVALID` for parameters of no Beta distribution.
 pub fn sample_sigmas(
     o: &SigmaOptions,
     mix_uniform_ratio: f64,
     (seed, step, first): (u64, u64, u64),
     batch: usize,
 ) -> Result<Sigmas> {
-    let mixed = o.use_sigma_noise && stream(seed, step, first, Purpose::Mix).random::<f64>() < mix_uniform_ratio;
-    let options = SigmaOptions { sampling: if mixed { TimestepSampling::Uniform } else { o.sampling }, ..*o };
-    let draw = |i: u64| {
+    if !o.use_sigma_noise || o.sampling != TimestepSampling::Beta {
+        let mixed = o.use_sigma_noise && stream(seed, step, first, Purpose::Mix).random::<f64>() < mix_uniform_ratio;
+        let options = SigmaOptions { sampling: if mixed { TimestepSampling::Uniform } else { o.sampling }, ..*o };
+        let (uniform, normal) = draws((seed, step, first), batch);
+        return sigmas_of(&options, &uniform, &normal);
+    }
+    let [alpha, beta] = o.beta.map(|parameter| parameter as f32);
+    let distribution = Beta::new(alpha, beta)
+        .map_err(|e| Error::Invalid(format!("betaAlpha and betaBeta must both be positive: {e}")))?;
+    let draw = |i: u64| distribution.sample(&mut stream(seed, step, first + i, Purpose::Sigma));
+    let clamp = |sigma: f32| sigma.clamp(o.sigma_min as f32, o.sigma_max as f32);
+    Sigmas::new((0..batch as u64).map(|i| clamp(draw(i))).collect(), o.sampling.name())
+}
+
+/// The uniform (0..1) and standard normal draws of samples `first..first + batch` of a step.
+pub fn draws((seed, step, first): (u64, u64, u64), batch: usize) -> (Vec<f32>, Vec<f32>) {
+    let draw = |i: u64| -> (f32, f32) {
         let mut rng = stream(seed, step, first + i, Purpose::Sigma);
-        if options.use_sigma_noise && options.sampling == TimestepSampling::Beta {
-            // Shape parameters of Automodel; both positive, so the distribution exists.
-            let beta = Beta::new(2.5f32, 1.5).map_or(0.5, |b| b.sample(&mut rng));
-            return beta.clamp(o.sigma_min as f32, o.sigma_max as f32);
-        }
-        let uniform = rng.random::<f32>();
-        sigma_of(&options, uniform, StandardNormal.sample(&mut rng))
+        (rng.random::<f32>(), StandardNormal.sample(&mut rng))
     };
-    let method = match (o.use_sigma_noise, mixed) {
-        (false, _) => "uniform_no_shift",
-        (true, true) => "mix_uniform",
-        (true, false) => o.sampling.name(),
-    };
-    Sigmas::new((0..batch as u64).map(draw).collect(), method)
+    (0..batch as u64).map(draw).unzip()
+}
+
+/// Noise levels from given draws, one of each per sample.
+///
+/// # Errors
+/// `RECIPE_INVALID` under `beta`, which has draws of its own, and for lists of different lengths.
+pub fn sigmas_of(o: &SigmaOptions, uniform: &[f32], normal: &[f32]) -> Result<Sigmas> {
+    if o.use_sigma_noise && o.sampling == TimestepSampling::Beta {
+        let reason = "timestepSampling beta is not made of a uniform and a normal draw; draw σ with sampleTimesteps";
+        return Err(Error::Invalid(reason.to_owned()));
+    }
+    if uniform.len() != normal.len() {
+        let lengths = format!("{} uniform and {} normal draws", uniform.len(), normal.len());
+        return Err(Error::Invalid(format!("a sample needs one draw of each, got {lengths}")));
+    }
+    let sigma = uniform.iter().zip(normal).map(|(&u, &n)| sigma_of(o, u, n)).collect();
+    Sigmas::new(sigma, if o.use_sigma_noise { o.sampling.name() } else { "uniform_no_shift" })
 }

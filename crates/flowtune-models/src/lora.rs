@@ -1,14 +1,15 @@
 //! Low-rank adapters on a transformer, in the PEFT layout that diffusers reads.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use flowtune_engine::{Param, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use crate::error::{Result, layout_error};
+use crate::error::{Result, io_error, layout_error};
 use crate::linear::{Linear, Lora};
 use crate::transformer::Flux2Transformer;
 use crate::weights::{read_metadata, read_safetensors, save_safetensors};
@@ -171,17 +172,32 @@ fn attach(
     Ok(params)
 }
 
+/// The weights of the adapters that are on the model, in the model's order: A, then B of each layer.
+pub fn lora_params(model: &Flux2Transformer) -> Vec<Param> {
+    model.linears().into_iter().filter_map(Linear::lora).flat_map(|lora| [lora.a, lora.b]).collect()
+}
+
+/// Rank, alpha and layers of the adapters that are on the model; none without adapters.
+pub fn lora_config(model: &Flux2Transformer) -> Option<LoraConfig> {
+    let on: Vec<(&Linear, Lora)> = model.linears().into_iter().filter_map(|l| l.lora().map(|lora| (l, lora))).collect();
+    let (_, first) = on.first()?;
+    let rank = first.a.value().dim(0);
+    let targets = on.iter().map(|(linear, _)| module_name(linear).to_owned()).collect();
+    Some(LoraConfig { rank, alpha: first.scale * rank as f64, targets })
+}
+
 /// Takes all adapters off.
 pub fn remove_lora(model: &Flux2Transformer) {
     model.linears().into_iter().for_each(|l| l.set_lora(None));
 }
 
 /// Writes `<folder>/pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_{A,B}.weight`, and
-/// rank and alpha where diffusers looks for them.
+/// rank and alpha where diffusers looks for them. The folder is made if it is not there. Returns the file.
 ///
 /// # Errors
 /// `IO` naming the file.
-pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result<()> {
+pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result<PathBuf> {
+    fs::create_dir_all(folder).map_err(io_error(folder))?;
     let tensors: Vec<(String, Tensor)> =
         params.iter().map(|p| (format!("transformer.{}", p.name()), p.value())).collect();
     let modules: Vec<&str> = params.iter().filter_map(|p| p.name().strip_suffix(".lora_A.weight")).collect();
@@ -192,7 +208,9 @@ pub fn save_lora(folder: &Path, params: &[Param], config: &LoraConfig) -> Result
     });
     let metadata =
         HashMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), adapter.to_string())]);
-    save_safetensors(folder.join(LORA_FILE), &tensors, Some(metadata))
+    let file = folder.join(LORA_FILE);
+    save_safetensors(&file, &tensors, Some(metadata))?;
+    Ok(file)
 }
 
 /// Reads what [`save_lora`] wrote, or another trainer's LoRA in the same layout, and puts it on the model.

@@ -23,6 +23,57 @@ impl Failure {
     }
 }
 
+impl From<flowtune_engine::Error> for Failure {
+    /// Arguments and operations under the names that JavaScript knows them by.
+    fn from(error: flowtune_engine::Error) -> Self {
+        use flowtune_engine::Error::Shape;
+        let code = error.code();
+        match error {
+            Shape { op, argument, expected, got } => {
+                let (op, argument) = (camel_case(op), camel_case(argument));
+                Self::new(code, format!("{op}: {argument} must have shape {expected}, but has {got:?}"))
+            }
+            other => Self::new(code, other.to_string()),
+        }
+    }
+}
+
+impl From<flowtune_models::Error> for Failure {
+    fn from(error: flowtune_models::Error) -> Self {
+        match error {
+            flowtune_models::Error::Engine(error) => error.into(),
+            other => Self::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+impl From<flowtune_flow::Error> for Failure {
+    fn from(error: flowtune_flow::Error) -> Self {
+        match error {
+            flowtune_flow::Error::Engine(error) => error.into(),
+            flowtune_flow::Error::Model(error) => error.into(),
+            other => Self::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+/// `image_latents` → `imageLatents`.
+fn camel_case(name: &str) -> String {
+    let mut upper = false;
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match (c, upper) {
+            ('_', _) => upper = true,
+            (c, true) => {
+                out.extend(c.to_uppercase());
+                upper = false;
+            }
+            (c, false) => out.push(c),
+        }
+    }
+    out
+}
+
 macro_rules! failure_from {
     ($($error:ty),*) => {$(
         impl From<$error> for Failure {
@@ -33,7 +84,7 @@ macro_rules! failure_from {
     )*};
 }
 
-failure_from!(flowtune_train::Error, flowtune_flow::Error, flowtune_engine::Error);
+failure_from!(flowtune_train::Error, flowtune_data::Error);
 
 /// Calls `action`; errors and panics become JavaScript errors with a `code`.
 pub fn guarded<T>(action: impl FnOnce() -> Result<T, Failure>) -> Result<T> {

@@ -1,17 +1,21 @@
 //! `Flux2Adapter`.
 
-use flowtune_engine::Tensor as EngineTensor;
-use flowtune_flow::{Batch, FlowMatchingContext, Flux2Adapter as FlowAdapter, ModelAdapter};
+use flowtune_flow::{FlowMatchingContext, Flux2Adapter as FlowAdapter, ModelAdapter};
 use flowtune_models::transformer::Flux2Inputs;
+use napi::Env;
+use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
-use crate::error::{Failure, Result, guarded};
-use crate::tensor::Tensor;
+use crate::error::{Result, guarded};
+use crate::executor::promise;
+use crate::flow_matching::BatchTensors;
+use crate::tensor::{Tensor, optional};
+use crate::tensor_ops::compute;
 
 /// Between flow matching's latents and FLUX.2's token sequences.
 #[napi]
 pub struct Flux2Adapter {
-    pub(crate) inner: FlowAdapter,
+    inner: FlowAdapter,
 }
 
 /// Options; what is left out has the default of NeMo Automodel.
@@ -43,8 +47,8 @@ pub struct PreparedInputs {
 impl From<Flux2Inputs> for PreparedInputs {
     fn from(inputs: Flux2Inputs) -> Self {
         Self {
-            hidden_states: inputs.hidden_states.tensor().clone().into(),
-            encoder_hidden_states: inputs.encoder_hidden_states.into(),
+            hidden_states: inputs.hidden_states.into_tensor().into(),
+            encoder_hidden_states: inputs.encoder_hidden_states.into_tensor().into(),
             timestep: inputs.timestep.into(),
             img_ids: inputs.img_ids.into(),
             txt_ids: inputs.txt_ids.into(),
@@ -67,13 +71,14 @@ impl Flux2Adapter {
     /// `[batch, channels, h, w]` → `[batch, h·w, channels]`.
     #[napi]
     pub fn pack_latents(&self, latents: &Tensor) -> Result<Tensor> {
-        guarded(|| Ok(self.inner.pack_latents(&latents.get()?)?.into()))
+        guarded(|| compute(&[&latents.value()?], |tape, vars| tape.pack_latents(&vars[0])))
     }
 
     /// `[batch, h·w, channels]` → `[batch, channels, h, w]`.
     #[napi]
     pub fn unpack_latents(&self, packed: &Tensor, height: u32, width: u32) -> Result<Tensor> {
-        guarded(|| Ok(self.inner.unpack_latents(&packed.get()?, height as usize, width as usize)?.into()))
+        let (height, width) = (height as usize, width as usize);
+        guarded(|| compute(&[&packed.value()?], |tape, vars| tape.unpack_latents(&vars[0], height, width)))
     }
 
     /// int64 `[batch, h·w, 4]`, rows (0, h, w, 0), w fastest.
@@ -88,44 +93,35 @@ impl Flux2Adapter {
         guarded(|| Ok(self.inner.prepare_text_ids(tokens as usize, batch as usize)?.into()))
     }
 
-    /// The transformer's inputs for a batch.
-    #[napi]
-    pub fn prepare_inputs(
+    /// A promise of the transformer's inputs for a batch.
+    #[napi(ts_return_type = "Promise<PreparedInputs>")]
+    pub fn prepare_inputs<'env>(
         &self,
+        env: &'env Env,
+        batch: BatchTensors,
         noisy_latents: &Tensor,
-        text_embeddings: &Tensor,
         timesteps: &Tensor,
         drop_caption: Vec<bool>,
         empty_prompt: Option<&Tensor>,
-        guidance: Option<&Tensor>,
-    ) -> Result<PreparedInputs> {
-        guarded(|| {
-            let noisy_latents = noisy_latents.get()?;
-            let empty_prompt = shared(empty_prompt)?;
-            let batch = Batch {
-                // Inputs are a function of x_t; x₀ is in the context for adapters with losses of their own.
-                image_latents: noisy_latents.clone(),
-                text_embeddings: text_embeddings.get()?,
-                loss_mask: None,
-                guidance: shared(guidance)?,
-            };
-            let timesteps = timesteps.get()?;
+    ) -> napi::Result<Object<'env>> {
+        let tensors = (batch.get(), noisy_latents.get(), timesteps.get(), optional(empty_prompt));
+        let adapter = self.inner;
+        promise(env, move || {
+            let (batch, noisy_latents, timesteps, empty_prompt) = (tensors.0?, tensors.1?, tensors.2?, tensors.3?);
             let context = FlowMatchingContext {
-                latents: noisy_latents.clone(),
                 noisy_latents,
+                latents: batch.image_latents.clone(),
+                // Inputs are a function of the timesteps; σ is in the context for adapters with losses of their own.
                 sigma: timesteps.clone(),
                 timesteps,
                 task_type: "t2i",
                 data_type: "image",
+                cfg_dropout_prob: 0.0,
                 drop_caption,
-                empty_prompt: empty_prompt.as_ref(),
-                batch: &batch,
+                empty_prompt,
+                batch,
             };
-            Ok(self.inner.prepare_inputs(&context)?.into())
+            Ok(PreparedInputs::from(adapter.prepare_inputs(&context)?))
         })
     }
-}
-
-fn shared(tensor: Option<&Tensor>) -> Result<Option<EngineTensor>, Failure> {
-    tensor.map(Tensor::get).transpose()
 }

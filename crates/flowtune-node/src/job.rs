@@ -13,11 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Failure, Result, caught, guarded, to_json};
+use crate::executor::STACK_BYTES;
 use crate::job_channel::{EventCallback, JobChannel};
 use crate::job_state::JobState;
-
-/// candle's and the tokenizer's recursion needs more than the 2 MiB that a thread has by default.
-const STACK_BYTES: usize = 64 << 20;
 
 /// A piece of work that runs, or has ended.
 #[napi]

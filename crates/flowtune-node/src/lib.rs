@@ -3,13 +3,21 @@
 //!
 //! What JavaScript sees is declared by hand in `src/native.ts`.
 
+mod data;
+mod encoders;
 mod error;
-mod flow_matching_pipeline;
+mod executor;
+mod flow_matching;
 mod flux2_adapter;
 mod job;
 mod job_channel;
 mod job_state;
+mod optimizer;
+mod parameter;
+mod progress;
 mod tensor;
+mod tensor_ops;
+mod transformer;
 
 use std::path::Path;
 

@@ -118,7 +118,7 @@ pub(crate) fn held_out_loss(
             let shape = batch.image_latents.shape();
             let noise = normal_batch(NOISE_SEED, level as u64, first, Purpose::EvaluationNoise, shape)?;
             let sigma = Tensor::full(sigma as f32, &[indices.len()]);
-            let given = Given { sigma: Some(sigma), noise: Some(noise) };
+            let given = Given { sigma: Some(sigma), noise: Some(noise), ..Given::default() };
             let step = pipeline.step(&Tape::inference(), model, &batch, (NOISE_SEED, 0, first), given)?;
             total += step.metrics.unweighted_loss * indices.len() as f64;
         }

@@ -64,18 +64,10 @@ impl AdamW {
     /// # Errors
     /// `INTERNAL` when a weight has no gradient.
     pub fn clip_gradients(&self, gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
-        let mut sum = 0.0;
         for slot in &self.slots {
-            sum += kernel::sum_of_squares(gradient(gradients, &slot.param)?)?;
+            gradient(gradients, &slot.param)?;
         }
-        let norm = sum.sqrt();
-        let factor = max_norm / (norm + 1e-6);
-        if max_norm > 0.0 && factor < 1.0 {
-            for tensor in gradients.tensors_mut() {
-                kernel::scale_in_place(tensor, factor as f32)?;
-            }
-        }
-        Ok(norm)
+        clip_grad_norm(gradients, max_norm)
     }
 
     /// One step of every weight at learning rate `lr`.
@@ -141,6 +133,27 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// Scales `gradients` so that their global norm is at most `max_norm`, and returns the norm before: torch's
+/// `clip_grad_norm_`. A `max_norm` of 0 only measures. The sum goes over the weights in the order in which they were
+/// made, so that its last bit is the same on every run.
+///
+/// # Errors
+/// `SHAPE_MISMATCH` when a gradient is not float32.
+pub fn clip_grad_norm(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
+    let mut sum = 0.0;
+    for tensor in gradients.tensors() {
+        sum += kernel::sum_of_squares(tensor)?;
+    }
+    let norm = sum.sqrt();
+    let factor = max_norm / (norm + 1e-6);
+    if max_norm > 0.0 && factor < 1.0 {
+        for tensor in gradients.tensors_mut() {
+            kernel::scale_in_place(tensor, factor as f32)?;
+        }
+    }
+    Ok(norm)
 }
 
 fn gradient<'a>(gradients: &'a Gradients, param: &Param) -> Result<&'a Tensor> {

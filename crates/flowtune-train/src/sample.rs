@@ -123,6 +123,20 @@ pub(crate) fn render(
     stage: &str,
     control: &Control,
 ) -> Result<Tensor> {
+    let latents = sample_latents(model, inputs, stage, control)?;
+    image_from_decoded(&vae.decode(&vae.vae_latents(&latents)?)?)
+}
+
+/// Samples latents, `[batch, 128, h, w]`, telling the progress of `stage`.
+///
+/// # Errors
+/// `CANCELLED` when asked to stop; those of the sampler.
+pub fn sample_latents(
+    model: &Flux2Transformer,
+    inputs: &SampleInputs,
+    stage: &str,
+    control: &Control,
+) -> Result<Tensor> {
     let mut cancelled = false;
     let latents = run_sampler(model, inputs, &mut |done| {
         let (done, total) = (done as u64, inputs.steps as u64);
@@ -133,10 +147,10 @@ pub(crate) fn render(
             false => Ok(()),
         }
     });
-    if cancelled {
-        return Err(Error::Cancelled { checkpoint: None });
+    match cancelled {
+        true => Err(Error::Cancelled { checkpoint: None }),
+        false => Ok(latents?),
     }
-    image_from_decoded(&vae.decode(&vae.vae_latents(&latents?)?)?)
 }
 
 fn write_dump(

@@ -15,18 +15,25 @@ use crate::recipe::{CaptionDropoutMode, OnBadFile, Recipe};
 /// Cached tensors that stay in memory, in bytes; the others are read when needed.
 const LOADER_MEMORY: usize = 2 << 30;
 
-/// Data and prompts of a recipe, encoded.
-pub(crate) struct Session {
-    pub(crate) folder: ModelFolder,
-    pub(crate) train: Loader,
-    pub(crate) held_out: Option<Loader>,
+/// Data and prompts of a recipe, encoded. The encoders are gone when it is open.
+pub struct Session {
+    /// The model's folder.
+    pub folder: ModelFolder,
+    /// Training data.
+    pub train: Loader,
+    /// Held-out data, if the recipe names some.
+    pub held_out: Option<Loader>,
     /// Embeddings of the validation prompts, `[tokens, dim]`.
-    pub(crate) prompts: Vec<Tensor>,
+    pub prompts: Vec<Tensor>,
 }
 
 impl Session {
-    /// Opens the model's folder, reads the data and encodes what the cache lacks.
-    pub(crate) fn open(recipe: &Recipe, emit: &dyn Fn(&Event) -> Result<()>, control: &Control) -> Result<Self> {
+    /// Opens the model's folder, reads the data and encodes what the cache lacks. `emit` hears of progress and warnings.
+    ///
+    /// # Errors
+    /// `RECIPE_INVALID` for a distilled model that the recipe does not allow; those of reading model and data;
+    /// `CANCELLED`.
+    pub fn open(recipe: &Recipe, emit: &dyn Fn(&Event) -> Result<()>, control: &Control) -> Result<Self> {
         let folder = ModelFolder::open(&recipe.model.path)?;
         if folder.is_distilled() && !recipe.model.allow_distilled {
             return Err(Error::Recipe(format!(
@@ -67,17 +74,19 @@ impl Session {
     }
 
     /// The embedding of the empty prompt, `[tokens, dim]`.
-    pub(crate) fn empty_prompt(&self) -> &Tensor {
+    pub fn empty_prompt(&self) -> &Tensor {
         &self.train.prepared().empty_prompt
     }
 
     /// The flow-matching step that the recipe asks for.
-    pub(crate) fn pipeline(&self, recipe: &Recipe, guidance_embeds: bool) -> FlowMatchingPipeline<Flux2Adapter> {
+    pub fn pipeline(&self, recipe: &Recipe, guidance_embeds: bool) -> FlowMatchingPipeline<Flux2Adapter> {
         let f = &recipe.flow_matching;
         let options = FlowMatchingOptions {
             timestep_sampling: f.timestep_sampling,
             logit_mean: f.logit_mean,
             logit_std: f.logit_std,
+            beta_alpha: f.beta_alpha,
+            beta_beta: f.beta_beta,
             flow_shift: f.flow_shift,
             sigma_min: f.sigma_min,
             sigma_max: f.sigma_max,
@@ -97,7 +106,7 @@ impl Session {
 }
 
 /// A batch of the loader as the flow-matching step takes it.
-pub(crate) fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
+pub fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
     flowtune_flow::Batch {
         image_latents: batch.image_latents,
         text_embeddings: batch.text_embeddings,

@@ -73,7 +73,7 @@ impl Trainable {
     pub(crate) fn export(&self, run: &RunFolder, model: &ModelFolder) -> Result<PathBuf> {
         match &self.kind {
             Kind::Lora(config) => {
-                let dir = made(run.lora_dir())?;
+                let dir = run.lora_dir();
                 save_lora(&dir, &self.params, config)?;
                 Ok(dir)
             }

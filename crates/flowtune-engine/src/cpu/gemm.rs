@@ -1,5 +1,6 @@
 //! Matrix products with strides, over the `gemm` crate (the one candle's matmul uses).
 
+use crate::cpu::parallel;
 use crate::dtype::Real;
 use gemm::Parallelism;
 
@@ -82,6 +83,7 @@ pub(crate) fn gemm<T: Real>(c: MatMut<T>, write: Write, scale: T, a: Mat<T>, b: 
     }
     assert!((m - 1) * c.row_stride + n <= c.data.len());
     let parallelism = match threads {
+        _ if parallel::stays() => Parallelism::None,
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
     };

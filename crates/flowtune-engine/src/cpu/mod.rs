@@ -3,3 +3,4 @@
 pub(crate) mod gemm;
 pub(crate) mod lanes;
 pub(crate) mod parallel;
+pub(crate) mod strided;

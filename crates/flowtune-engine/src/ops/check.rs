@@ -129,10 +129,76 @@ fn frozen_input(
 }
 
 #[test]
-fn add_scale_silu() {
-    check("add", &[&[3, 5], &[3, 5]], |t, v| t.add(&v[0], &v[1]), |v| &v[0] + &v[1]);
+fn scale_silu() {
     check("scale", &[&[3, 5]], |t, v| t.scale(&v[0], -1.7), |v| &v[0] * -1.7);
     check("silu", &[&[3, 37]], |t, v| t.silu(&v[0]), |v| v[0].silu());
+}
+
+#[test]
+fn arithmetic_broadcasts() {
+    // Same shape, a scalar, one number per sample, the last dimension, both sides repeated, a new dimension in front.
+    let pairs: [[&[usize]; 2]; 6] = [
+        [&[3, 5], &[3, 5]],
+        [&[2, 3, 4], &[]],
+        [&[2, 3, 4], &[2, 1, 1]],
+        [&[2, 3, 4], &[4]],
+        [&[3, 1, 4], &[1, 5, 1]],
+        [&[4], &[2, 3, 1]],
+    ];
+    for shapes in pairs {
+        check("add", &shapes, |t, v| t.add(&v[0], &v[1]), |v| v[0].broadcast_add(&v[1]));
+        check("sub", &shapes, |t, v| t.sub(&v[0], &v[1]), |v| v[0].broadcast_sub(&v[1]));
+        check("mul", &shapes, |t, v| t.mul(&v[0], &v[1]), |v| v[0].broadcast_mul(&v[1]));
+        let away = |t: &Tape, x: &Var| t.add_scalar(&t.square(x)?, 0.5);
+        let op = |t: &Tape, v: &[Var]| t.div(&v[0], &away(t, &v[1])?);
+        check("div", &shapes, op, |v| v[0].broadcast_div(&(v[1].sqr()? + 0.5)?));
+    }
+    check("broadcast_to", &[&[3, 1]], |t, v| t.broadcast_to(&v[0], &[2, 3, 4]), |v| v[0].broadcast_as((2, 3, 4)));
+}
+
+#[test]
+fn functions_of_one_value() {
+    let positive = |t: &Tape, x: &Var| t.add_scalar(&t.square(x)?, 0.5);
+    let twin_positive = |x: &Twin| x.sqr()? + 0.5;
+    check("neg", &[&[3, 5]], |t, v| t.neg(&v[0]), |v| v[0].neg());
+    check("add_scalar", &[&[3, 5]], |t, v| t.add_scalar(&v[0], 0.3), |v| &v[0] + 0.3);
+    check("square", &[&[3, 5]], |t, v| t.square(&v[0]), |v| v[0].sqr());
+    check("abs", &[&[3, 5]], |t, v| t.abs(&v[0]), |v| v[0].abs());
+    check("sqrt", &[&[3, 5]], |t, v| t.sqrt(&positive(t, &v[0])?), |v| twin_positive(&v[0])?.sqrt());
+    check("log", &[&[3, 5]], |t, v| t.log(&positive(t, &v[0])?), |v| twin_positive(&v[0])?.log());
+    check("pow", &[&[3, 5]], |t, v| t.pow(&positive(t, &v[0])?, 1.7), |v| twin_positive(&v[0])?.powf(1.7));
+    check("exp", &[&[3, 5]], |t, v| t.exp(&v[0]), |v| v[0].exp());
+    check("tanh", &[&[3, 5]], |t, v| t.tanh(&v[0]), |v| v[0].tanh());
+    check("sigmoid", &[&[3, 5]], |t, v| t.sigmoid(&v[0]), |v| (v[0].neg()?.exp()? + 1.0)?.recip());
+    // candle passes the gradient on outside of the bounds, so the reference is made of a step.
+    check(
+        "clamp",
+        &[&[3, 5]],
+        |t, v| t.clamp(&v[0], -0.5, 0.25),
+        |v| {
+            let (low, high) = (v[0].lt(-0.5)?.to_dtype(v[0].dtype())?, v[0].gt(0.25)?.to_dtype(v[0].dtype())?);
+            let inside = ((low.neg()? - &high)? + 1.0)?;
+            (v[0].mul(&inside)? + (low * -0.5)?)? + (high * 0.25)?
+        },
+    );
+}
+
+#[test]
+fn sums_and_means() {
+    let x: &[&[usize]] = &[&[2, 3, 4]];
+    check("sum of all", x, |t, v| t.sum(&v[0], &[0, 1, 2], false), |v| v[0].sum_all());
+    check("sum", x, |t, v| t.sum(&v[0], &[1], false), |v| v[0].sum(1));
+    check("sum, kept", x, |t, v| t.sum(&v[0], &[0, 2], true), |v| v[0].sum_keepdim((0, 2)));
+    check("mean of all", x, |t, v| t.mean(&v[0], &[0, 1, 2], false), |v| v[0].mean_all());
+    check("mean", x, |t, v| t.mean(&v[0], &[2], false), |v| v[0].mean(2));
+}
+
+#[test]
+fn matmul() {
+    check("matmul", &[&[3, 4], &[4, 5]], |t, v| t.matmul(&v[0], &v[1]), |v| v[0].matmul(&v[1]));
+    check("batched", &[&[2, 3, 4], &[2, 4, 5]], |t, v| t.matmul(&v[0], &v[1]), |v| v[0].matmul(&v[1]));
+    let flat = |v: &[Twin]| v[0].reshape((6, 4))?.matmul(&v[1])?.reshape((2, 3, 5));
+    check("one right side", &[&[2, 3, 4], &[4, 5]], |t, v| t.matmul(&v[0], &v[1]), flat);
 }
 
 #[test]
@@ -240,6 +306,12 @@ fn moves() {
         |t, v| Ok(t.split_tokens(&v[0], &[2, 3])?.remove(1)),
         |v| v[0].narrow(1, 2, 3),
     );
+    let parts = |t: &Tape, v: &[Var]| t.cat(&[&v[0], &v[1]], 1);
+    check("cat", &[&[2, 3, 4], &[2, 1, 4]], parts, |v| Twin::cat(v, 1));
+    check("cat, first", &[&[2, 3], &[4, 3]], |t, v| t.cat(&[&v[0], &v[1]], 0), |v| Twin::cat(v, 0));
+    check("narrow", &[&[2, 5, 3]], |t, v| t.narrow(&v[0], 1, 1, 3), |v| v[0].narrow(1, 1, 3));
+    check("permute", &[&[2, 3, 4, 5]], |t, v| t.permute(&v[0], &[2, 0, 3, 1]), |v| v[0].permute((2, 0, 3, 1)));
+    check("pack", &[&[2, 5, 2, 3]], |t, v| t.pack_latents(&v[0]), |v| v[0].reshape((2, 5, 6))?.transpose(1, 2));
     check("reshape", &[&[2, 6]], |t, v| t.reshape(&v[0], &[3, 4]), |v| v[0].reshape((3, 4)));
     check(
         "unpack",
@@ -263,6 +335,24 @@ fn weighted_mse() {
                 None => squares,
             };
             squares.sum_all()? / counted
+        });
+    }
+}
+
+#[test]
+fn weighted_mean() {
+    let weight = tensor(&[2], 22);
+    let mask = Tensor::new((0..24).map(|i| f64::from(i % 3 > 0)).collect(), &[2, 3, 4]);
+    for mask in [None, Some(&mask)] {
+        let op = |t: &Tape, v: &[Var]| Ok(t.weighted_mean(&v[0], &weight, mask)?.loss);
+        let counted = if mask.is_some() { 16.0 } else { 24.0 };
+        check("weighted_mean", &[&[2, 3, 4]], op, |v| {
+            let weighted = v[0].broadcast_mul(&twin(&weight).reshape((2, 1, 1))?)?;
+            let weighted = match mask {
+                Some(mask) => (weighted * twin(mask))?,
+                None => weighted,
+            };
+            weighted.sum_all()? / counted
         });
     }
 }

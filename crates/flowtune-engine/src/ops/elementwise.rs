@@ -1,4 +1,4 @@
-//! add, scale, silu.
+//! silu, and what loops over elements.
 
 use crate::cpu::parallel;
 use crate::dtype::{Real, with_real};
@@ -10,25 +10,6 @@ use crate::tensor::Tensor;
 const BLOCK: usize = 4096;
 
 impl Tape {
-    /// x + y, of one shape.
-    ///
-    /// # Errors
-    /// `SHAPE_MISMATCH` when the shapes differ.
-    pub fn add(&self, x: &Var, y: &Var) -> Result<Var> {
-        let value = add_tensors(x.tensor(), y.tensor())?;
-        Ok(self
-            .record(&[x, y], value, |needs| move |g: Tensor| Ok(needs.iter().map(|&n| n.then(|| g.clone())).collect())))
-    }
-
-    /// factor · x.
-    ///
-    /// # Errors
-    /// When x is not floating.
-    pub fn scale(&self, x: &Var, factor: f64) -> Result<Var> {
-        let value = scale_tensor(x.tensor(), factor)?;
-        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(scale_tensor(&g, factor)?)])))
-    }
-
     /// x · sigmoid(x).
     ///
     /// # Errors
@@ -117,7 +98,7 @@ fn zip(
     }
 }
 
-fn zip_slices<T: Real>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+pub(crate) fn zip_slices<T: Real>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
     let (a, b) = (x.as_slice::<T>()?, y.as_slice::<T>()?);
     let mut out = vec![T::zero(); a.len()];
     parallel::rows(&mut out, BLOCK, |i, out| {

@@ -1,8 +1,10 @@
 //! Moves without arithmetic: reshape, split and join, pack and unpack.
 
 use crate::cpu::parallel;
+use crate::cpu::strided::{self, Walk, row_major};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
+use crate::ops::broadcast::broadcast_to;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -51,6 +53,66 @@ impl Tape {
         }))
     }
 
+    /// Joins along dimension `dim`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the other extents differ, there is no such dimension, or nothing to join.
+    pub fn cat(&self, parts: &[&Var], dim: usize) -> Result<Var> {
+        let Some(first) = parts.first().filter(|first| dim < first.tensor().shape().len()) else {
+            let got = parts.first().map_or(&[][..], |first| first.tensor().shape());
+            return Err(shape_error("cat", "parts", format!("with a dimension {dim}"), got));
+        };
+        let (lead, tail) = (&first.tensor().shape()[..dim], &first.tensor().shape()[dim + 1..]);
+        let width: usize = tail.iter().product();
+        let flat = parts.iter().map(|part| {
+            let shape = part.tensor().shape();
+            if shape.len() <= dim || shape[..dim] != *lead || shape[dim + 1..] != *tail {
+                return Err(shape_error("cat", "parts", format!("[{lead:?}, n, {tail:?}]"), shape));
+            }
+            self.reshape(part, &[lead.iter().product(), shape[dim] * width])
+        });
+        let flat = flat.collect::<Result<Vec<_>>>()?;
+        let joined = self.cat_last(&flat.iter().collect::<Vec<_>>())?;
+        let extent: usize = parts.iter().map(|part| part.tensor().dim(dim)).sum();
+        self.reshape(&joined, &[lead, &[extent], tail].concat())
+    }
+
+    /// Entries `start..start + length` of dimension `dim`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when x has no such entries.
+    pub fn narrow(&self, x: &Var, dim: usize, start: usize, length: usize) -> Result<Var> {
+        let shape = x.tensor().shape().to_vec();
+        if shape.get(dim).is_none_or(|&extent| start + length > extent) {
+            let expected = format!("with at least {} entries in dimension {dim}", start + length);
+            return Err(shape_error("narrow", "x", expected, &shape));
+        }
+        let tail: usize = shape[dim + 1..].iter().product();
+        let rows = shape[..dim].iter().product();
+        let sizes = [start, length, shape[dim] - start - length].map(|entries| entries * tail);
+        let flat = x.tensor().reshape(&[rows, shape[dim] * tail])?;
+        let narrowed = [&shape[..dim], &[length], &shape[dim + 1..]].concat();
+        let value = with_real!(flat.dtype(), "narrow", T => cut_one::<T>(&flat, sizes[0], sizes[1]))?;
+        Ok(self.record(&[x], value.reshape(&narrowed)?, |_| {
+            move |g: Tensor| {
+                let zeros = |size: usize| Tensor::zeros(&[rows, size], g.dtype());
+                let whole = join(&[zeros(sizes[0]), g.reshape(&[rows, sizes[1]])?, zeros(sizes[2])])?;
+                Ok(vec![Some(whole.reshape(&shape)?)])
+            }
+        }))
+    }
+
+    /// Dimensions in another order: entry i of `dims` is the dimension that comes i-th.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when `dims` does not name each dimension of x once.
+    pub fn permute(&self, x: &Var, dims: &[usize]) -> Result<Var> {
+        let value = permute(x.tensor(), dims)?;
+        let mut back = vec![0; dims.len()];
+        dims.iter().enumerate().for_each(|(i, &dim)| back[dim] = i);
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(permute(&g, &back)?)])))
+    }
+
     /// Joins along the tokens: `[batch, tokensᵢ, dim]` → `[batch, Σ tokensᵢ, dim]`.
     ///
     /// # Errors
@@ -96,6 +158,16 @@ impl Tape {
         self.reshape(x, &[batch, x.tensor().len() / batch.max(1)])
     }
 
+    /// `[batch, channels, h, w]` → `[batch, h·w, channels]`: FLUX.2's pack.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when x does not have four dimensions.
+    pub fn pack_latents(&self, x: &Var) -> Result<Var> {
+        let value = pack_latents(x.tensor())?;
+        let (h, w) = (x.tensor().dim(2), x.tensor().dim(3));
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(unpack_latents(&g, h, w)?)])))
+    }
+
     /// `[batch, tokens, channels]` → `[batch, channels, h, w]`: FLUX.2's unpack.
     ///
     /// # Errors
@@ -104,6 +176,35 @@ impl Tape {
         let value = unpack_latents(x.tensor(), h, w)?;
         Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(pack_latents(&g)?)])))
     }
+}
+
+/// x repeated along dimensions of extent 1, forward only; shares storage when nothing is repeated.
+///
+/// # Errors
+/// `SHAPE_MISMATCH` when x does not broadcast to `shape`.
+pub fn expand(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    if x.shape() == shape {
+        return Ok(x.clone());
+    }
+    broadcast_to(x, shape)
+}
+
+/// Dimensions in another order, forward only.
+fn permute(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let mut sorted = dims.to_vec();
+    sorted.sort_unstable();
+    if !sorted.into_iter().eq(0..x.shape().len()) {
+        return Err(shape_error(
+            "permute",
+            "x",
+            format!("with {} dimensions, in the order {dims:?}", dims.len()),
+            x.shape(),
+        ));
+    }
+    let strides = row_major(x.shape());
+    let shape: Vec<usize> = dims.iter().map(|&dim| x.dim(dim)).collect();
+    let walk = Walk::new(&shape, [dims.iter().map(|&dim| strides[dim]).collect()]);
+    with_real!(x.dtype(), "permute", T => Ok(Tensor::new(strided::copy(x.as_slice::<T>()?, &walk), &shape)))
 }
 
 /// `[batch, channels, h, w]` → `[batch, h·w, channels]`: FLUX.2's pack.

@@ -30,10 +30,10 @@ pub fn interpolate(latents: &Tensor, noise: &Tensor, sigma: &Tensor) -> Result<T
     })
 }
 
-/// What [`Tape::weighted_mse`] computes.
+/// What [`Tape::weighted_mse`] and [`Tape::weighted_mean`] compute.
 #[derive(Debug)]
-pub struct WeightedMse {
-    /// Mean of weight·(prediction − target)² over the unmasked elements; a scalar.
+pub struct WeightedLoss {
+    /// Mean of weight·element over the unmasked elements; a scalar.
     pub loss: Var,
     /// The same with all weights 1.
     pub unweighted: f64,
@@ -51,19 +51,58 @@ impl Tape {
         target: &Tensor,
         weight: &Tensor,
         mask: Option<&Tensor>,
-    ) -> Result<WeightedMse> {
+    ) -> Result<WeightedLoss> {
         let shape = prediction.tensor().shape();
-        for (name, t) in [("target", Some(target)), ("mask", mask)] {
-            if let Some(t) = t.filter(|t| t.shape() != shape) {
-                return Err(shape_error("weighted_mse", name, format!("{shape:?}"), t.shape()));
-            }
+        if target.shape() != shape {
+            return Err(shape_error("weighted_mse", "target", format!("{shape:?}"), target.shape()));
         }
-        if weight.shape() != [prediction.tensor().dim(0)] {
-            return Err(shape_error("weighted_mse", "weight", format!("[{}]", shape[0]), weight.shape()));
-        }
+        check("weighted_mse", shape, weight, mask)?;
         with_real!(prediction.tensor().dtype(), "weighted_mse", T => {
             self.mse::<T>(prediction, target, weight, mask)
         })
+    }
+
+    /// Mean of the elements of a loss with a weight per sample and an optional mask, as [`Tape::weighted_mse`].
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when the extents do not fit or the mask leaves nothing.
+    pub fn weighted_mean(&self, elements: &Var, weight: &Tensor, mask: Option<&Tensor>) -> Result<WeightedLoss> {
+        check("weighted_mean", elements.tensor().shape(), weight, mask)?;
+        with_real!(elements.tensor().dtype(), "weighted_mean", T => self.mean_of::<T>(elements, weight, mask))
+    }
+
+    fn mean_of<T: Real>(&self, elements: &Var, weight: &Tensor, mask: Option<&Tensor>) -> Result<WeightedLoss> {
+        let (e, w) = (elements.tensor().as_slice::<T>()?, weight.as_slice::<T>()?);
+        let row = e.len() / w.len().max(1);
+        let m = mask.map(Tensor::as_slice::<T>).transpose()?;
+        let counted = counted::<T>(m, e.len())?;
+        let per_sample: Vec<f64> = (0..w.len())
+            .map(|b| {
+                let range = b * row..(b + 1) * row;
+                to_f64(match m {
+                    None => lanes::sum(&e[range]),
+                    Some(m) => lanes::dot(&e[range.clone()], &m[range]),
+                })
+            })
+            .collect();
+        let unweighted = per_sample.iter().sum::<f64>() / counted;
+        let loss = per_sample.iter().zip(w).map(|(s, &w)| s * to_f64(w)).sum::<f64>() / counted;
+        let (shape, ws, ms) = (elements.tensor().shape().to_vec(), weight.clone(), mask.cloned());
+        let loss = self.record(&[elements], Tensor::new(vec![T::of(loss)], &[]), |_| {
+            move |g: Tensor| {
+                let (factor, w) = (g.to_scalar()? / counted, ws.as_slice::<T>()?);
+                let m = ms.as_ref().map(Tensor::as_slice::<T>).transpose()?;
+                let out = parallel::fill(w.len(), row, |b, out| {
+                    let factor = T::of(factor) * w[b];
+                    match m {
+                        None => out.fill(factor),
+                        Some(m) => out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = factor * m),
+                    }
+                });
+                Ok(vec![Some(Tensor::new(out, &shape))])
+            }
+        });
+        Ok(WeightedLoss { loss, unweighted })
     }
 
     fn mse<T: Real>(
@@ -72,14 +111,11 @@ impl Tape {
         target: &Tensor,
         weight: &Tensor,
         mask: Option<&Tensor>,
-    ) -> Result<WeightedMse> {
+    ) -> Result<WeightedLoss> {
         let (p, t, w) = (prediction.tensor().as_slice::<T>()?, target.as_slice::<T>()?, weight.as_slice::<T>()?);
         let row = p.len() / w.len().max(1);
         let m = mask.map(Tensor::as_slice::<T>).transpose()?;
-        let counted = m.map_or(p.len() as f64, |m| m.iter().map(|&m| to_f64(m)).sum());
-        if counted <= 0.0 {
-            return Err(shape_error("weighted_mse", "mask", "with at least one element kept", target.shape()));
-        }
+        let counted = counted::<T>(m, p.len())?;
         let per_sample: Vec<f64> = (0..w.len())
             .map(|b| {
                 let range = b * row..(b + 1) * row;
@@ -100,7 +136,27 @@ impl Tape {
                 Ok(vec![Some(mse_gradient::<T>(&ps, &ts, &ws, ms.as_ref(), factor)?)])
             }
         });
-        Ok(WeightedMse { loss, unweighted })
+        Ok(WeightedLoss { loss, unweighted })
+    }
+}
+
+fn check(op: &'static str, shape: &[usize], weight: &Tensor, mask: Option<&Tensor>) -> Result<()> {
+    if let Some(mask) = mask.filter(|mask| mask.shape() != shape) {
+        return Err(shape_error(op, "mask", format!("{shape:?}"), mask.shape()));
+    }
+    let batch = shape.first().copied().unwrap_or(1);
+    match weight.shape() == [batch] {
+        true => Ok(()),
+        false => Err(shape_error(op, "weight", format!("[{batch}]"), weight.shape())),
+    }
+}
+
+/// Over how many elements the mean is: the sum of the mask.
+fn counted<T: Real>(mask: Option<&[T]>, elements: usize) -> Result<f64> {
+    let counted = mask.map_or(elements as f64, |m| m.iter().map(|&m| to_f64(m)).sum());
+    match counted > 0.0 {
+        true => Ok(counted),
+        false => Err(shape_error("weighted_mean", "mask", "with at least one element that is not 0", &[elements])),
     }
 }
 

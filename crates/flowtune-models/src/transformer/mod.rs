@@ -4,6 +4,7 @@
 mod builder;
 mod config;
 mod double;
+mod files;
 mod modulation;
 mod positions;
 mod single;
@@ -31,7 +32,7 @@ pub struct Flux2Inputs {
     /// Packed noisy latents, `[batch, tokens, 128]`.
     pub hidden_states: Var,
     /// Text embeddings, `[batch, text tokens, joint_attention_dim]`.
-    pub encoder_hidden_states: Tensor,
+    pub encoder_hidden_states: Var,
     /// σ, i.e. timesteps / 1000, `[batch]`.
     pub timestep: Tensor,
     /// Position ids of the image tokens, int64 `[batch, tokens, 4]`.
@@ -151,8 +152,7 @@ impl Flux2Transformer {
             inputs.hidden_states.tensor().dtype(),
         )?;
         let image = self.x_embedder.forward(tape, &inputs.hidden_states)?;
-        let text = Var::constant(inputs.encoder_hidden_states.clone());
-        let text = self.context_embedder.forward(tape, &text)?;
+        let text = self.context_embedder.forward(tape, &inputs.encoder_hidden_states)?;
         let counts = [text.tensor().dim(1), image.tensor().dim(1)];
 
         let mut state = vec![image, text];

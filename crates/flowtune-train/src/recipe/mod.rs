@@ -3,12 +3,14 @@
 mod explain;
 mod paths;
 mod rules;
+mod section;
 mod sections;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use section::{flow_matching_options, lora_options, lr_schedule_options, optimizer_options};
 pub use sections::{
     CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
     Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,

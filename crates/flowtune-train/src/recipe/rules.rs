@@ -56,6 +56,8 @@ const RULES: &[Rule] = &[
     positive("lora.alpha"),
     real("flowMatching.logitMean"),
     positive("flowMatching.logitStd"),
+    positive("flowMatching.betaAlpha"),
+    positive("flowMatching.betaBeta"),
     positive("flowMatching.flowShift"),
     share("flowMatching.sigmaMin"),
     share("flowMatching.sigmaMax"),
@@ -90,7 +92,8 @@ pub(super) fn check(recipe: &Value) -> Result<()> {
         let pointer = format!("/{}", rule.key.replace('.', "/"));
         match recipe.pointer(&pointer) {
             None | Some(Value::Null) => {}
-            Some(Value::String(s)) if rule.key == "flowMatching.flowShift" && s == "dynamic" => {}
+            // A word, which deserialisation knows.
+            Some(Value::String(_)) if rule.key == "flowMatching.flowShift" => {}
             Some(Value::Array(list)) if rule.key == "validation.sigmas" => {
                 list.iter().try_for_each(|value| rule.check(value))?;
             }
@@ -149,10 +152,7 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
     if !data.held_out.is_empty() && data.held_out_count.is_some() {
         return refuse("`data.heldOutCount` and `data.heldOut` exclude each other; keep one".into());
     }
-    if flow.sigma_min >= flow.sigma_max {
-        let (min, max) = (flow.sigma_min, flow.sigma_max);
-        return refuse(format!("`flowMatching.sigmaMin` must be below `flowMatching.sigmaMax` ({max}), got {min}"));
-    }
+    check_sigma_range("flowMatching.", flow.sigma_min, flow.sigma_max)?;
     if recipe.lr_schedule.warmup_steps >= recipe.train.steps {
         let (warmup, steps) = (recipe.lr_schedule.warmup_steps, recipe.train.steps);
         return refuse(format!("`lrSchedule.warmupSteps` must be below `train.steps` ({steps}), got {warmup}"));
@@ -164,6 +164,14 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
         return refuse("`lora.targets` must name at least one module; leave it out for the default".into());
     }
     Ok(())
+}
+
+/// `prefix` is what stands before the keys.
+pub(super) fn check_sigma_range(prefix: &str, min: f64, max: f64) -> Result<()> {
+    match min < max {
+        true => Ok(()),
+        false => Err(Error::Recipe(format!("`{prefix}sigmaMin` must be below `{prefix}sigmaMax` ({max}), got {min}"))),
+    }
 }
 
 #[cfg(test)]

@@ -179,6 +179,10 @@ section! {
         logit_mean: f64 = 0.0,
         /// Standard deviation of the logit-normal.
         logit_std: f64 = 1.0,
+        /// First parameter of the Beta distribution under `beta`.
+        beta_alpha: f64 = 2.5,
+        /// Second parameter of the Beta distribution under `beta`.
+        beta_beta: f64 = 1.5,
         /// Shift of σ.
         flow_shift: FlowShift = FlowShift::Dynamic,
         /// σ is clamped to at least this.

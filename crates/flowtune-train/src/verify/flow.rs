@@ -39,12 +39,13 @@ pub(super) fn adapter(case: &Case) -> Result<()> {
         data_type: "image",
         drop_caption: vec![false; latents.dim(0)],
         empty_prompt: None,
-        batch: &batch,
+        cfg_dropout_prob: 0.0,
+        batch,
     };
     let inputs = adapter.prepare_inputs(&context)?;
     let packed = inputs.hidden_states.tensor();
     case.expect("hidden_states", packed, FORWARD)?;
-    case.expect("encoder_hidden_states", &inputs.encoder_hidden_states, FORWARD)?;
+    case.expect("encoder_hidden_states", inputs.encoder_hidden_states.tensor(), FORWARD)?;
     case.expect("timestep", &inputs.timestep, FORWARD)?;
     case.expect("img_ids", &inputs.img_ids, EXACT)?;
     case.expect("txt_ids", &inputs.txt_ids, EXACT)?;
@@ -73,6 +74,7 @@ pub(super) fn schedule(case: &Case) -> Result<()> {
             sampling: if no_shift { TimestepSampling::Uniform } else { named(case, &method)? },
             logit_mean: info.logit_mean,
             logit_std: info.logit_std,
+            beta: [2.5, 1.5],
             shift: info.flow_shift,
             sigma_min: info.sigma_min,
             sigma_max: info.sigma_max,

@@ -63,8 +63,8 @@ pub(super) fn run(case: &Case) -> Result<()> {
     let mut losses = Vec::with_capacity(info.steps);
     for i in 0..info.steps {
         let tape = Tape::new();
-        let given =
-            Given { noise: Some(case.input(&format!("noise.{i}"))?), sigma: Some(case.input(&format!("sigma.{i}"))?) };
+        let (noise, sigma) = (case.input(&format!("noise.{i}"))?, case.input(&format!("sigma.{i}"))?);
+        let given = Given { noise: Some(noise), sigma: Some(sigma), ..Given::default() };
         let step = pipeline.step(&tape, &model, &batch(case, i)?, (0, i as u64, 0), given)?;
         losses.push(step.metrics.loss as f32);
         let mut gradients = Gradients::new();

@@ -1,0 +1,122 @@
+//! A transformer from nothing, from a folder, and back into one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flowtune_engine::{DType, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use super::{Flux2Config, Flux2Transformer};
+use crate::error::{Result, io_error, layout_error};
+use crate::folder::{ModelFolder, read_json};
+use crate::weights::{Weights, replace_file, save_safetensors};
+
+/// File names of a component, as diffusers has them.
+const CONFIG_FILE: &str = "config.json";
+const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
+
+impl Flux2Transformer {
+    /// A model with random weights, all frozen: linear layers as PyTorch starts them (uniform in ±1/√in), norms at 1.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when the config contradicts itself.
+    pub fn random(config: Flux2Config, seed: u64) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self::build(config, &mut |_, shape| {
+            let &[outputs, inputs] = shape else {
+                return Ok(Tensor::full(1f32, shape));
+            };
+            let bound = 1.0 / (inputs as f32).sqrt();
+            let weight = (0..outputs * inputs).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>();
+            Ok(Tensor::from_vec(weight, shape)?)
+        })
+    }
+
+    /// The transformer of a model folder, or of a transformer's own folder, in diffusers layout, all frozen.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `IO`.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.join("model_index.json").is_file() {
+            return ModelFolder::open(path)?.transformer();
+        }
+        Self::load(read_json(&path.join(CONFIG_FILE))?, &Weights::open(path)?)
+    }
+
+    /// Writes the base model's weights and their configuration into `folder`, which is made if it is not there, in
+    /// diffusers layout. Returns the weights' file.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn save(&self, folder: &Path, dtype: DType) -> Result<PathBuf> {
+        fs::create_dir_all(folder).map_err(io_error(folder))?;
+        let config = folder.join(CONFIG_FILE);
+        let text = serde_json::to_vec_pretty(&described(self.config()))
+            .map_err(|e| layout_error(&config, format!("cannot be written as JSON ({e})")))?;
+        let cast = |p: &flowtune_engine::Param| Ok((p.name().to_owned(), p.value().to_dtype(dtype)?));
+        let tensors = self.params().iter().map(cast).collect::<Result<Vec<_>>>()?;
+        let weights = folder.join(WEIGHTS_FILE);
+        save_safetensors(&weights, &tensors, None)?;
+        // Last: a folder with a configuration is a whole one.
+        replace_file(&config, |out| std::io::Write::write_all(out, &text))?;
+        Ok(weights)
+    }
+}
+
+/// The configuration as diffusers reads it.
+fn described(config: &Flux2Config) -> Value {
+    let mut value = json!(config);
+    value["_class_name"] = "Flux2Transformer2DModel".into();
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Flux2Config {
+        Flux2Config {
+            in_channels: 8,
+            num_layers: 1,
+            num_single_layers: 1,
+            attention_head_dim: 8,
+            num_attention_heads: 2,
+            joint_attention_dim: 6,
+            axes_dims_rope: vec![2; 4],
+            guidance_embeds: false,
+            ..Flux2Config::default()
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Flux2Transformer::random(tiny(), 3).unwrap();
+        model.save(&folder.path().join("transformer"), DType::F32).unwrap();
+        let back = Flux2Transformer::open(&folder.path().join("transformer")).unwrap();
+        assert_eq!(back.config().axes_dims_rope, model.config().axes_dims_rope);
+        for (a, b) in model.params().iter().zip(back.params()) {
+            assert_eq!((a.name(), a.value().to_f32_vec().unwrap()), (b.name(), b.value().to_f32_vec().unwrap()));
+        }
+    }
+
+    #[test]
+    fn random_weights_are_those_of_the_seed_and_of_pytorchs_size() {
+        let values = |seed| Flux2Transformer::random(tiny(), seed).unwrap().params()[0].value().to_f32_vec().unwrap();
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+        let model = Flux2Transformer::random(tiny(), 1).unwrap();
+        for param in model.params() {
+            let (value, shape) = (param.value().to_f32_vec().unwrap(), param.value().shape().to_vec());
+            let largest = value.iter().fold(0f32, |m, x| m.max(x.abs()));
+            match shape[..] {
+                [_, inputs] => {
+                    assert!(largest > 0.8 / (inputs as f32).sqrt() && largest <= 1.0 / (inputs as f32).sqrt())
+                }
+                _ => assert!(value.iter().all(|x| *x == 1.0), "{}", param.name()),
+            }
+        }
+    }
+}

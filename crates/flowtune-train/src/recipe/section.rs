@@ -1,0 +1,101 @@
+//! Sections of a recipe on their own: options of the objects that training scripts are made of. Rules, defaults and
+//! messages are the recipe's.
+
+use flowtune_flow::FlowMatchingOptions;
+use flowtune_models::lora::LoraConfig;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::explain::explain;
+use super::rules::{check, check_sigma_range};
+use super::{LoraRecipe, LrScheduleRecipe, OptimizerRecipe};
+use crate::error::{Error, Result};
+
+/// Options of the flow-matching step from JSON: keys of a recipe's `flowMatching` and `cfgDropoutProb`, defaults of NeMo
+/// Automodel.
+///
+/// # Errors
+/// `RECIPE_INVALID`, naming the key in backticks, and the nearest known key or what is allowed.
+pub fn flow_matching_options(json: &str) -> Result<FlowMatchingOptions> {
+    let options: FlowMatchingOptions = section("flowMatching", json)?;
+    if !(0.0..=1.0).contains(&options.cfg_dropout_prob) {
+        let got = options.cfg_dropout_prob;
+        return Err(Error::Recipe(format!("`cfgDropoutProb` must be at least 0 and at most 1, got {got}")));
+    }
+    check_sigma_range("", options.sigma_min, options.sigma_max)?;
+    Ok(options)
+}
+
+/// Options of low-rank adapters from JSON: keys and defaults of a recipe's `lora`.
+///
+/// # Errors
+/// As [`flow_matching_options`].
+pub fn lora_options(json: &str) -> Result<LoraConfig> {
+    let LoraRecipe { rank, alpha, targets } = section("lora", json)?;
+    Ok(LoraConfig { rank, alpha, targets: targets.unwrap_or_else(|| LoraConfig::default().targets) })
+}
+
+/// Options of the optimizer from JSON: keys and defaults of a recipe's `optimizer`.
+///
+/// # Errors
+/// As [`flow_matching_options`].
+pub fn optimizer_options(json: &str) -> Result<OptimizerRecipe> {
+    section("optimizer", json)
+}
+
+/// Options of the learning-rate schedule from JSON: keys and defaults of a recipe's `lrSchedule`.
+///
+/// # Errors
+/// As [`flow_matching_options`].
+pub fn lr_schedule_options(json: &str) -> Result<LrScheduleRecipe> {
+    section("lrSchedule", json)
+}
+
+fn section<T: DeserializeOwned>(name: &str, json: &str) -> Result<T> {
+    let value: Value =
+        serde_json::from_str(json).map_err(|e| Error::Recipe(format!("the options are not JSON: {e}")))?;
+    // The rules know keys by their whole path, the user only what was handed over.
+    check(&json!({ name: &value })).map_err(|error| match error {
+        Error::Recipe(message) => Error::Recipe(message.replacen(&format!("`{name}."), "`", 1)),
+        other => other,
+    })?;
+    serde_path_to_error::deserialize(&value).map_err(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(error: Error) -> String {
+        assert_eq!(error.code(), "RECIPE_INVALID");
+        error.to_string()
+    }
+
+    #[test]
+    fn defaults_are_automodels_and_values_are_taken() {
+        assert_eq!(flow_matching_options("{}").unwrap(), FlowMatchingOptions::default());
+        let options = flow_matching_options(r#"{"flowShift": "sqrt", "betaAlpha": 2, "cfgDropoutProb": 0}"#).unwrap();
+        assert_eq!((options.flow_shift, options.beta_alpha), (flowtune_flow::shift::FlowShift::Sqrt, 2.0));
+        assert_eq!(lora_options(r#"{"rank": 4}"#).unwrap().rank, 4);
+        assert_eq!(optimizer_options("{}").unwrap(), OptimizerRecipe::default());
+        assert_eq!(lr_schedule_options("{}").unwrap(), LrScheduleRecipe::default());
+    }
+
+    #[test]
+    fn errors_name_the_key_as_it_was_given() {
+        for (json, words) in [
+            (r#"{"timestepSampling": "logitnormal"}"#, "`timestepSampling` must be one of"),
+            (r#"{"timestepSamplin": "mode"}"#, "did you mean `timestepSampling`?"),
+            (r#"{"logitStd": 0}"#, "`logitStd` must be above 0, got 0"),
+            (r#"{"betaAlpha": -1}"#, "`betaAlpha` must be above 0, got -1"),
+            (r#"{"cfgDropoutProb": 2}"#, "`cfgDropoutProb` must be"),
+            (r#"{"sigmaMin": 0.5, "sigmaMax": 0.4}"#, "`sigmaMin` must be below `sigmaMax` (0.4), got 0.5"),
+            (r#"{"flowShift": "dynamc"}"#, "`flowShift` must be"),
+        ] {
+            let message = message(flow_matching_options(json).unwrap_err());
+            assert!(message.contains(words), "{message}");
+        }
+        assert!(message(lora_options(r#"{"rank": 0}"#).unwrap_err()).starts_with("`rank` must be"));
+        assert!(message(optimizer_options(r#"{"lr": "fast"}"#).unwrap_err()).starts_with("`lr` must be"));
+    }
+}

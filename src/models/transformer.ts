@@ -1,0 +1,230 @@
+import { resolve } from 'node:path'
+import { guard, guardAsync } from '../errors'
+import { type NativeTransformer, native } from '../native'
+import type { LoraRecipe } from '../recipe-types'
+import { Parameter } from '../tensor/parameter'
+import { namesAndHandles, type StateDict } from '../tensor/safetensors'
+import { Tensor } from '../tensor/tensor'
+import { type WatchOptions, watched } from '../watch'
+
+/**
+ * Geometry of a transformer, with the keys of diffusers' `transformer/config.json`. What is left out is FLUX.2 dev's.
+ */
+export interface Flux2Config {
+  /** Latent channels after the 2×2 patchify. Default 128. */
+  in_channels?: number
+  /** Channels of the prediction. Default: `in_channels`. */
+  out_channels?: number | null
+  /** Double-stream blocks. Default 8. */
+  num_layers?: number
+  /** Single-stream blocks. Default 48. */
+  num_single_layers?: number
+  /** Width of a head. Default 128. */
+  attention_head_dim?: number
+  /** Heads. Default 48. */
+  num_attention_heads?: number
+  /** Width of the text embeddings. Default 15360. */
+  joint_attention_dim?: number
+  /** Width of the sinusoid of timestep and guidance. Default 256. */
+  timestep_guidance_channels?: number
+  /** Hidden width of the feed-forward layers, in model widths. Default 3. */
+  mlp_ratio?: number
+  /** Head channels per position axis (t, h, w, l). Default 32 each. */
+  axes_dims_rope?: number[]
+  /** Base of the rotary frequencies. Default 2000. */
+  rope_theta?: number
+  /** Added to variances. Default 1e-6. */
+  eps?: number
+  /** Whether the model is told the guidance scale. Default true. */
+  guidance_embeds?: boolean
+}
+
+/** What the transformer takes. */
+export interface Flux2Inputs {
+  /** Packed noisy latents, `[batch, height·width, 128]`. */
+  hiddenStates: Tensor<3>
+  /** Text embeddings, `[batch, tokens, dim]`. */
+  encoderHiddenStates: Tensor<3>
+  /** σ, `[batch]`, 0..1. */
+  timestep: Tensor<1>
+  /** int64 `[batch, height·width, 4]`, rows (0, h, w, 0), w fastest. */
+  imgIds: Tensor<3>
+  /** int64 `[batch, tokens, 4]`, rows (0, 0, 0, position). */
+  txtIds: Tensor<3>
+  /** float32 `[batch]`; absent when the model has no guidance embedding. */
+  guidance?: Tensor<1>
+}
+
+/** Options of {@link Flux2Transformer.forward}. */
+export interface ForwardOptions {
+  /** Whether a gradient may flow back through the prediction. Default true. */
+  grad?: boolean
+}
+
+/** Options of {@link Flux2Transformer.addLora}. */
+export interface LoraOptions extends LoraRecipe {
+  /** A starts random, from this and the module's name. Default 0. */
+  seed?: number
+}
+
+/** What to sample. */
+export interface SampleLatentsOptions extends WatchOptions {
+  /** `[batch, tokens, dim]`, of {@link TextEncoder.encode}. */
+  textEmbeddings: Tensor<3>
+  /** Of the negative or the empty prompt, for classifier-free guidance. */
+  negativeTextEmbeddings?: Tensor<3>
+  /** Gaussian noise, `[batch, 128, height/16, width/16]`: {@link Tensor.randn}. */
+  initialLatents: Tensor<4>
+  /** Euler steps. Default 28. */
+  steps?: number
+  /**
+   * Scale of classifier-free guidance (with negative embeddings, above 1), or the guidance that the model is told (with
+   * a guidance embedding). Default 4.
+   */
+  guidanceScale?: number
+}
+
+/**
+ * The FLUX.2 transformer, `Flux2Transformer2DModel` of diffusers: noisy latents, text and σ in, velocity ε − x₀ out.
+ * Weights are float32 in memory, and frozen until {@link addLora} or {@link setTrainable}.
+ */
+export class Flux2Transformer {
+  /** Geometry, complete. */
+  readonly config: Readonly<Required<Flux2Config>>
+  /** Recompute each block in the backward pass instead of keeping its activations. Default true. */
+  activationCheckpointing = true
+  readonly #handle: NativeTransformer
+
+  private constructor(handle: NativeTransformer) {
+    this.#handle = handle
+    this.config = guard(() => JSON.parse(handle.config()) as Required<Flux2Config>)
+  }
+
+  /**
+   * Loads the transformer of a model folder, or of a transformer's own folder, in diffusers' layout.
+   *
+   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
+   */
+  static async load(path: string): Promise<Flux2Transformer> {
+    return new Flux2Transformer(await guardAsync(() => native().Flux2Transformer.load(resolve(path))))
+  }
+
+  /**
+   * A transformer of this geometry.
+   *
+   * @param config what is left out is FLUX.2 dev's
+   * @param from `weights` under diffusers' names, float32; or a `seed` for random ones (PyTorch's initialisation of
+   * linear layers, norms at 1). Default: seed 0
+   * @throws FlowtuneError `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `RECIPE_INVALID` for a key or value that is no geometry
+   */
+  static async fromConfig(
+    config: Flux2Config,
+    from: { weights: StateDict; seed?: never } | { seed?: number; weights?: never } = {},
+  ): Promise<Flux2Transformer> {
+    const [names, handles] = namesAndHandles(from.weights ?? {})
+    const seed = from.weights ? undefined : (from.seed ?? 0)
+    const json = JSON.stringify(config)
+    return new Flux2Transformer(
+      await guardAsync(() => native().Flux2Transformer.fromConfig(json, names, handles, seed)),
+    )
+  }
+
+  /** All weights: the base model's in checkpoint order, then those of the adapters. */
+  get parameters(): Parameter[] {
+    return this.#handle.parameters().map((handle) => new Parameter(handle))
+  }
+
+  /** Those of {@link parameters} that receive gradients. */
+  get trainableParameters(): Parameter[] {
+    return this.parameters.filter((parameter) => parameter.trainable)
+  }
+
+  /** Freezes or unfreezes every weight: `setTrainable(true)` is full fine-tuning. */
+  setTrainable(trainable: boolean): void {
+    for (const parameter of this.parameters) parameter.trainable = trainable
+  }
+
+  /**
+   * Predicts the velocity.
+   *
+   * @returns `[batch, height·width, 128]`
+   * @throws FlowtuneError `SHAPE_MISMATCH` naming the input that does not fit
+   */
+  async forward(inputs: Flux2Inputs, { grad = true }: ForwardOptions = {}): Promise<Tensor<3>> {
+    const handles = {
+      hiddenStates: Tensor.unwrap(inputs.hiddenStates),
+      encoderHiddenStates: Tensor.unwrap(inputs.encoderHiddenStates),
+      timestep: Tensor.unwrap(inputs.timestep),
+      imgIds: Tensor.unwrap(inputs.imgIds),
+      txtIds: Tensor.unwrap(inputs.txtIds),
+      guidance: inputs.guidance && Tensor.unwrap(inputs.guidance),
+    }
+    return Tensor.wrap(await guardAsync(() => this.#handle.forward(handles, grad, this.activationCheckpointing)))
+  }
+
+  /**
+   * Puts fresh low-rank adapters on the model and makes them the only trainable weights. A starts as PEFT's, B at zero.
+   *
+   * @param options defaults: `rank` 16, `alpha` 16, `targets` every linear of both block kinds except modulation and norms
+   * @returns the adapters' weights, `MODULE.lora_A.weight` `[rank, in]` and `MODULE.lora_B.weight` `[out, rank]`
+   * @throws FlowtuneError `RECIPE_INVALID`; `CHECKPOINT_LAYOUT` when a target selects no layer
+   */
+  addLora({ seed = 0, ...options }: LoraOptions = {}): Parameter[] {
+    return guard(() => this.#handle.addLora(JSON.stringify(options), seed).map((handle) => new Parameter(handle)))
+  }
+
+  /**
+   * Puts the adapters of a file on the model, trainable: one that {@link saveLora} wrote, or another trainer's in
+   * diffusers/PEFT form.
+   *
+   * @param path the file or its folder
+   * @throws FlowtuneError `CHECKPOINT_LAYOUT` naming the tensor that does not fit
+   */
+  async loadLora(path: string): Promise<Parameter[]> {
+    const handles = await guardAsync(() => this.#handle.loadLora(resolve(path)))
+    return handles.map((handle) => new Parameter(handle))
+  }
+
+  /**
+   * Writes the adapters as `pytorch_lora_weights.safetensors`, for diffusers' `load_lora_weights(folder)`.
+   *
+   * @param folder is made if it is not there
+   * @returns the file
+   * @throws FlowtuneError `INVALID_ARGUMENT` when the model has no adapters; `IO`
+   */
+  async saveLora(folder: string): Promise<string> {
+    return guardAsync(() => this.#handle.saveLora(resolve(folder)))
+  }
+
+  /** Takes the adapters off. */
+  removeLora(): void {
+    this.#handle.removeLora()
+  }
+
+  /**
+   * Writes the whole transformer in diffusers' layout, without adapters.
+   *
+   * @param folder is made if it is not there
+   * @throws FlowtuneError `IO`
+   */
+  async save(folder: string, { dtype = 'float32' }: { dtype?: 'float32' | 'bfloat16' } = {}): Promise<string> {
+    return guardAsync(() => this.#handle.save(resolve(folder), dtype))
+  }
+
+  /**
+   * Samples latents with Euler steps on FLUX.2's schedule.
+   *
+   * @returns `[batch, 128, height/16, width/16]`, for {@link AutoencoderKLFlux2.decodeLatents}
+   * @throws FlowtuneError `SHAPE_MISMATCH`, `CANCELLED`
+   */
+  async sample({ steps = 28, guidanceScale = 4, ...options }: SampleLatentsOptions): Promise<Tensor<4>> {
+    const inputs = {
+      textEmbeddings: Tensor.unwrap(options.textEmbeddings),
+      negativeTextEmbeddings: options.negativeTextEmbeddings && Tensor.unwrap(options.negativeTextEmbeddings),
+      initialLatents: Tensor.unwrap(options.initialLatents),
+      steps,
+      guidanceScale,
+    }
+    return Tensor.wrap(await watched(options, (cancel, onEvent) => this.#handle.sample(inputs, cancel, onEvent)))
+  }
+}
