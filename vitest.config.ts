@@ -8,5 +8,6 @@ export default defineConfig({
     // Two cores are the smallest machine this is meant for; training in several files at once would starve the timers.
     maxWorkers: 1,
     testTimeout: 60_000,
+    typecheck: { enabled: true, include: ['__test__/**/*.test-d.ts'] },
   },
 })

@@ -1,5 +1,21 @@
 import { describe, expect, it } from 'vitest'
-import { FlowtuneError, inspect, resolveRecipe, sample, Tensor, train } from '../src/index'
+import {
+  AdamW,
+  type Batch,
+  type FlowMatchingContext,
+  FlowMatchingPipeline,
+  FlowtuneError,
+  Flux2Adapter,
+  type Flux2Transformer,
+  inspect,
+  LrSchedule,
+  resolveRecipe,
+  type StepOptions,
+  sample,
+  Tensor,
+  train,
+} from '../src/index'
+import { addLora, tinyBatch, tinyModel } from './helpers/model'
 import { temporaryFolder } from './helpers/paths'
 
 describe('FlowtuneError', () => {
@@ -41,5 +57,171 @@ describe('errors of the core', () => {
   it('come before a run starts when the recipe is wrong', async () => {
     const recipe = { model: { path: 'm' }, data: { train: 'd' }, train: { steps: -1 } }
     await expect(train(recipe)).rejects.toMatchObject({ code: 'RECIPE_INVALID' })
+  })
+})
+
+describe('options', () => {
+  const make = (options: object) => () => new FlowMatchingPipeline(new Flux2Adapter(), options)
+
+  it.each<[object, string]>([
+    [
+      { timestepSampling: 'logitNormal' },
+      '`timestepSampling` must be one of uniform, logit_normal, lognorm, mode, mix, beta, got "logitNormal" (did you mean "logit_normal"?)',
+    ],
+    [{ timestepSampler: 'mode' }, '`timestepSampler` is not a recipe key; did you mean `timestepSampling`?'],
+    [{ logitStd: -1 }, '`logitStd` must be above 0, got -1'],
+    [{ flowShift: 'cubic' }, '`flowShift` must be a number, "dynamic", "linear" or "sqrt"'],
+    [{ flowShift: 0 }, '`flowShift` must be above 0, got 0'],
+    [{ mixUniformRatio: 1.5 }, '`mixUniformRatio` must be at least 0 and at most 1, got 1.5'],
+    [{ cfgDropoutProb: -0.1 }, '`cfgDropoutProb` must be at least 0 and at most 1, got -0.1'],
+    [{ sigmaMin: 0.9, sigmaMax: 0.1 }, '`sigmaMin` must be below `sigmaMax` (0.1), got 0.9'],
+    [{ useSigmaNoise: 'yes' }, '`useSigmaNoise` must be a boolean, got string "yes"'],
+    [{ lossWeighting: 'square' }, '`lossWeighting` must be one of none, linear, bsmntw, got "square"'],
+  ])('%o', (options, message) => {
+    expect(make(options)).toThrow(expect.objectContaining({ code: 'RECIPE_INVALID' }))
+    expect(make(options)).toThrow(message)
+  })
+
+  it('of optimizer, schedule and LoRA', async () => {
+    const model = await tinyModel()
+    expect(() => new AdamW([], { beta1: 1 })).toThrow('`beta1` must be at least 0 and below 1, got 1')
+    const schedule = () => new LrSchedule({ type: 'square' as 'linear', lr: 1, totalSteps: 10 })
+    expect(schedule).toThrow('`type` must be one of cosine, linear, constant, got "square"')
+    expect(() => model.addLora({ rank: 0 })).toThrow('`rank` must be a whole number, at least 1, got 0')
+    expect(() => model.addLora({ targets: ['to_x'] })).toThrow('to_x is no linear layer of this model')
+  })
+})
+
+describe('a step', () => {
+  const tall = () => Tensor.zeros([2, 8, 3, 3])
+
+  it.each<[string, object, StepOptions, string, string]>([
+    [
+      'a key in snake case',
+      { image_latents: tall() },
+      {},
+      'RECIPE_INVALID',
+      'batch.image_latents is no key that the adapter knows (imageLatents, textEmbeddings',
+    ],
+    [
+      'latents that are none',
+      { imageLatents: [1, 2] },
+      {},
+      'RECIPE_INVALID',
+      'batch.imageLatents must be a Tensor [batch, 128, height/16, width/16], got a Array',
+    ],
+    [
+      'no embeddings',
+      { textEmbeddings: undefined },
+      {},
+      'RECIPE_INVALID',
+      'batch.textEmbeddings must be a Tensor [batch, tokens, dim], got undefined',
+    ],
+    [
+      'latents of rank 3',
+      { imageLatents: Tensor.zeros([2, 8, 6]) },
+      {},
+      'SHAPE_MISMATCH',
+      'batch.imageLatents must have shape [batch, 128, h, w] (rank 4, not 3), but has [2, 8, 6]',
+    ],
+    [
+      'latents of float64',
+      { imageLatents: tall().to('float64') },
+      {},
+      'SHAPE_MISMATCH',
+      'expected dtype float32, got float64',
+    ],
+    [
+      'embeddings of other samples',
+      { textEmbeddings: Tensor.zeros([3, 4, 6]) },
+      {},
+      'SHAPE_MISMATCH',
+      'batch.textEmbeddings must have shape [2, tokens, dim], but has [3, 4, 6]',
+    ],
+    [
+      'embeddings of another width',
+      { textEmbeddings: Tensor.zeros([2, 4, 7]) },
+      {},
+      'SHAPE_MISMATCH',
+      'weight must have shape [out, 7], but has [16, 6]',
+    ],
+    [
+      'latents of other channels',
+      { imageLatents: Tensor.zeros([2, 9, 3, 2]) },
+      {},
+      'SHAPE_MISMATCH',
+      'weight must have shape [out, 9], but has [16, 8]',
+    ],
+    [
+      'a mask of another size',
+      { lossMask: tall() },
+      {},
+      'SHAPE_MISMATCH',
+      'batch.lossMask must have shape [2 or 1, 8 or 1, 3, 2], but has [2, 8, 3, 3]',
+    ],
+    [
+      'a mask that leaves nothing',
+      { lossMask: Tensor.zeros([1, 1, 3, 2]) },
+      {},
+      'SHAPE_MISMATCH',
+      'mask must have shape with at least one element that is not 0',
+    ],
+    [
+      'guidance of other samples',
+      { guidance: Tensor.zeros([3]) },
+      {},
+      'SHAPE_MISMATCH',
+      'batch.guidance must have shape [2], but has [3]',
+    ],
+    [
+      'σ of other samples',
+      {},
+      { sigma: Tensor.zeros([1]) },
+      'SHAPE_MISMATCH',
+      'sigma must have shape [2], but has [1]',
+    ],
+    [
+      'σ above 1',
+      {},
+      { sigma: Tensor.fromFloat32([0.5, 500], [2]) },
+      'RECIPE_INVALID',
+      'sigma must be in 0..1, got 500',
+    ],
+    [
+      'noise of another size',
+      {},
+      { noise: tall() },
+      'SHAPE_MISMATCH',
+      'noise must have shape [2, 8, 3, 2], but has [2, 8, 3, 3]',
+    ],
+  ])('refuses %s', async (_, change, options, code, message) => {
+    const model = await tinyModel()
+    const parameters = addLora(model)
+    const before = parameters.map((parameter) => parameter.tensor.toFloat32Array())
+    const pipeline = new FlowMatchingPipeline(new Flux2Adapter({ useGuidanceEmbeds: false }))
+    const batch = { ...tinyBatch(), ...change } as Batch
+    const error = await pipeline.step(model, batch, options).catch((thrown) => thrown)
+    expect(error).toBeInstanceOf(FlowtuneError)
+    expect(error.message).toContain(message)
+    expect(error.code).toBe(code)
+    expect(parameters.map((parameter) => parameter.tensor.toFloat32Array())).toEqual(before)
+  })
+
+  it.each<[string, unknown, string, string]>([
+    ['no tensor', 3, 'RECIPE_INVALID', 'prediction of postProcessPrediction or forward must be a Tensor, got number 3'],
+    [
+      'another shape',
+      Tensor.zeros([2, 8, 3, 3]),
+      'SHAPE_MISMATCH',
+      'prediction must have shape [2, 8, 3, 2], but has [2, 8, 3, 3]',
+    ],
+  ])('refuses a prediction that is %s', async (_, prediction, code, message) => {
+    class Odd extends Flux2Adapter {
+      override async forward(_model: Flux2Transformer, _inputs: unknown, _context: FlowMatchingContext) {
+        return prediction as Tensor<4>
+      }
+    }
+    const step = new FlowMatchingPipeline(new Odd()).step(await tinyModel(), tinyBatch())
+    await expect(step).rejects.toMatchObject({ code, message: expect.stringContaining(message) })
   })
 })

@@ -13,15 +13,15 @@ use crate::tensor::Tensor;
 /// A tensor and, if something trainable led to it, its place in a graph.
 ///
 /// ```
-/// use flowtune_engine::{Gradients, Param, Tape, Tensor, Value};
+/// use flowtune_engine::{Error, Gradients, Param, Tape, Tensor, Value};
 /// # fn main() -> flowtune_engine::Result<()> {
 /// let weight = Param::trainable("w", Tensor::full(3f32, &[2]));
 /// let w = Value::param(&weight);
-/// let square = Value::apply(Tape::new(), &[&w, &w], |tape, v| Ok(vec![tape.mul(&v[0], &v[1])?]))?.remove(0);
+/// let square = Value::apply::<Error>(Tape::new(), &[&w, &w], |tape, v| Ok(vec![tape.mul(&v[0], &v[1])?]))?.remove(0);
 /// let mut gradients = Gradients::new();
 /// square.backward(Tensor::full(1f32, &[2]), &mut gradients)?;
 /// assert_eq!(gradients.get(&weight).unwrap().as_slice::<f32>()?, &[6., 6.]);
-/// # Ok::<(), flowtune_engine::Error>(()) }
+/// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Value {
