@@ -1,5 +1,8 @@
 // `npm run lint`: formatting, lints and types of both languages. All are run, so that one call shows everything.
 
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { installPackages } from './lib/install.mjs'
 import { say } from './lib/say.mjs'
 import { hostTarget, run } from './lib/shell.mjs'
@@ -7,12 +10,27 @@ import { requireTools } from './lib/tools.mjs'
 
 requireTools()
 // The profile and the target of tests and addon, whose build scripts and macros they need anyway.
-const clippy = ['clippy', '--release', '--target', hostTarget(), '--workspace', '--all-targets', '--quiet']
+const target = ['--release', '--target', hostTarget()]
+const clippy = ['clippy', ...target, '--workspace', '--all-targets', '--quiet']
+const rustdoc = [
+  '--config',
+  'build.rustdocflags=["-D","warnings"]',
+  'doc',
+  ...target,
+  '--workspace',
+  '--no-deps',
+  '--quiet',
+]
+const docs = mkdtempSync(join(tmpdir(), 'flowtune-docs-'))
 const CHECKS = [
   ['cargo', ['fmt', '--all', '--check']],
   ['cargo', [...clippy, '--', '-D', 'warnings']],
+  ['cargo', rustdoc],
   ['biome', ['check', '.']],
   ['tsc', ['--noEmit']],
+  ['tsc', ['--noEmit', '-p', 'examples']],
+  // Only looks: `npm run docs` writes.
+  ['typedoc', ['--logLevel', 'Warn', '--out', docs]],
 ]
 
 installPackages()
@@ -20,5 +38,6 @@ const failed = CHECKS.filter(([command, args]) => {
   say(`${command} ${args.join(' ')}`)
   return run(command, args) !== 0
 })
+rmSync(docs, { recursive: true, force: true })
 for (const [command, args] of failed) say(`failed: ${command} ${args.join(' ')}`)
 process.exitCode = failed.length === 0 ? 0 : 1

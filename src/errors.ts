@@ -38,9 +38,12 @@ export type FlowtuneErrorCode =
 
 /** Every error that flowtune raises. `code` is stable; `message` names the culprit and says what to do. */
 export class FlowtuneError extends Error {
+  /** Always `FlowtuneError`. */
   override readonly name = 'FlowtuneError'
+  /** Stable: for programs. */
   readonly code: FlowtuneErrorCode
 
+  /** An error with its stable code and a message that says what to do. */
   constructor(code: FlowtuneErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
     this.code = code

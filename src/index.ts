@@ -3,7 +3,15 @@ export type { CaptionedImage, EncodeBatchesOptions } from './data/encode-batches
 export { type ImageSize, loadImage, savePng } from './data/image'
 export { FlowtuneError, type FlowtuneErrorCode } from './errors'
 export type { Batch, FlowMatchingContext } from './flow/context'
-export { type AdapterName, type AdapterRegistry, createAdapter, createPipeline, registerAdapter } from './flow/create'
+export {
+  type AdapterFactory,
+  type AdapterName,
+  type AdapterRegistry,
+  createAdapter,
+  createPipeline,
+  type PipelineOf,
+  registerAdapter,
+} from './flow/create'
 export { eulerSigmas } from './flow/euler-sigmas'
 export {
   FlowMatchingPipeline,
@@ -35,7 +43,7 @@ export {
   type SampleLatentsOptions,
 } from './models/transformer'
 export { AdamW, type AdamWOptions } from './optim/adamw'
-export { LrSchedule, type LrScheduleOptions } from './optim/lr-schedule'
+export { LrSchedule, type LrScheduleOptions, type LrScheduleState } from './optim/lr-schedule'
 export type { Optimizer, OptimizerStepOptions } from './optim/optimizer'
 export { loadRecipe, resolveRecipe } from './recipe'
 export type { TrainingRun } from './run'
@@ -53,4 +61,4 @@ export {
 } from './tensor/tensor'
 export type * from './types'
 export type { WatchOptions } from './watch'
-export { evaluate, inspect, prepare, sample, type TrainOptions, train, verify, version } from './work'
+export { evaluate, explain, inspect, prepare, sample, type TrainOptions, train, verify, version } from './work'

@@ -207,6 +207,7 @@ export interface NativeBinding {
   version(): string
   resolveRecipe(recipeJson: string, baseDir: string): string
   inspect(path: string): string
+  explain(recipeJson: string, baseDir: string): Promise<{ explanationJson: string; svg: string }>
   startJob(kind: JobKind, optionsJson: string, onEvent: (eventJson: string) => void): NativeJob
   Tensor: {
     fromFloat32(data: Float32Array, shape: number[]): NativeTensor

@@ -150,16 +150,26 @@ export interface OutputRecipe {
 
 /** All of a fine-tuning run. Unknown keys are refused with the nearest known one. */
 export interface Recipe {
+  /** What to start from. */
   model: ModelRecipe
+  /** Images and captions. */
   data: DataRecipe
   /** Train low-rank adapters, or every weight of the transformer. Default `lora`. */
   mode?: 'lora' | 'full'
+  /** The adapters; for `mode: lora`. */
   lora?: LoraRecipe
+  /** Noise levels and the loss. */
   flowMatching?: FlowMatchingRecipe
+  /** What turns gradients into updates. */
   optimizer?: OptimizerRecipe
+  /** The learning rate over the run. */
   lrSchedule?: LrScheduleRecipe
+  /** Steps and batches. */
   train: TrainRecipe
+  /** When to save. */
   checkpoint?: CheckpointRecipe
+  /** Evaluation and sample images. */
   validation?: ValidationRecipe
+  /** Where the run goes. */
   output?: OutputRecipe
 }

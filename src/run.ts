@@ -33,6 +33,7 @@ export class TrainingRun implements AsyncIterable<RunEvent> {
     this.#outcome = this.#job.outcome.then((outcome) => this.#end(outcome))
   }
 
+  /** How far the run is. */
   status(): JobStatus {
     return this.#job.status()
   }
@@ -53,6 +54,7 @@ export class TrainingRun implements AsyncIterable<RunEvent> {
     return outcome.value
   }
 
+  /** Its events from the beginning, to the end of the run. */
   [Symbol.asyncIterator](): AsyncIterableIterator<RunEvent> {
     this.#observed = true
     const stream = new EventStream(this.#log.copy(), (closed) => this.#streams.delete(closed))

@@ -1,75 +1,106 @@
+import type { FlowMatchingRecipe, Recipe } from './recipe-types'
+
 export type * from './recipe-types'
 
 /** The run began, or went on after a resume. */
 export interface StartedEvent {
+  /** Discriminates the events. */
   type: 'started'
+  /** The run folder, absolute. */
   runDir: string
   /** Optimizer steps of the whole run, those before a resume included. */
   totalSteps: number
+  /** Numbers that train. */
   trainableParameters: number
 }
 
 /** Work other than training steps: caching, verifying, sampling. */
 export interface ProgressEvent {
+  /** Discriminates the events. */
   type: 'progress'
+  /** What is going on, for people. */
   stage: string
+  /** How much of it is done. */
   done: number
+  /** Of how much. */
   total: number
 }
 
 /** One optimizer step. */
 export interface StepEvent {
+  /** Discriminates the events. */
   type: 'step'
   /** Counted from 1. */
   step: number
+  /** Optimizer steps of the whole run. */
   totalSteps: number
   /** Weighted loss, mean over the step's samples. */
   loss: number
   /** Global norm of the gradients before clipping. */
   gradNorm: number
+  /** Learning rate of this step. */
   lr: number
+  /** Wall-clock seconds that it took. */
   secondsPerStep: number
+  /** Mean σ of its samples, 0..1. */
   sigmaMean: number
 }
 
 /** Held-out loss at fixed σ and fixed noise. */
 export interface EvaluationEvent {
+  /** Discriminates the events. */
   type: 'evaluation'
   /** 0 is before training. */
   step: number
+  /** Mean squared error of the velocity, over the noise levels. */
   loss: number
+  /** By noise level. */
   perSigma: SigmaLoss[]
 }
 
+/** A loss at one noise level. */
 export interface SigmaLoss {
+  /** The noise level, 0..1. */
   sigma: number
+  /** Mean squared error of the velocity. */
   loss: number
 }
 
 /** A sample image was written. */
 export interface SampleEvent {
+  /** Discriminates the events. */
   type: 'sample'
+  /** 0 is before training. */
   step: number
+  /** The PNG, absolute. */
   path: string
+  /** What it shows. */
   prompt: string
 }
 
 /** A checkpoint was written. */
 export interface CheckpointEvent {
+  /** Discriminates the events. */
   type: 'checkpoint'
+  /** Optimizer steps behind it. */
   step: number
+  /** Its folder, absolute. */
   path: string
 }
 
 /** Something the user should know that does not stop the run. */
 export interface WarningEvent {
+  /** Discriminates the events. */
   type: 'warning'
+  /** Stable, as the codes of errors. */
   code: string
+  /** In words. */
   message: string
 }
 
 /** The run ended well. */
 export interface FinishedEvent extends TrainSummary {
+  /** Discriminates the events. */
   type: 'finished'
 }
 
@@ -86,17 +117,23 @@ export type RunEvent =
 
 /** What a training run leaves. Paths are absolute. */
 export interface TrainSummary {
+  /** The run folder. */
   runDir: string
+  /** Optimizer steps of the whole run. */
   steps: number
   /** Folder of the LoRA in diffusers/PEFT form, or of the transformer after full fine-tuning. */
   weights: string
   /** Held-out loss before and after; absent without held-out images. */
   evaluationBefore?: number
+  /** Held-out loss after training. */
   evaluationAfter?: number
   /** Sample images before and after training, in the order of `validation.prompts`. */
   samplesBefore?: string[]
+  /** Sample images after training, in the order of `validation.prompts`. */
   samplesAfter?: string[]
+  /** Plot of the losses, SVG. */
   plot?: string
+  /** Report of the run, HTML. */
   report?: string
   /** Wall-clock seconds of training steps. */
   trainingSeconds?: number
@@ -104,6 +141,7 @@ export interface TrainSummary {
 
 /** What `prepare` cached. */
 export interface PrepareSummary {
+  /** Folder of the cache. */
   cacheDir: string
   /** Held-out ones included. */
   images: number
@@ -113,16 +151,19 @@ export interface PrepareSummary {
   skipped: string[]
 }
 
+/** What image to make. */
 export interface SampleOptions {
   /** Folder of a FLUX.2 pipeline in diffusers layout. */
   model: string
   /** A LoRA in diffusers/PEFT form: its file or its folder. */
   lora?: string
+  /** What it shows. */
   prompt: string
   /** Default: the empty prompt. */
   negativePrompt?: string
   /** Pixels, multiples of 16. */
   width: number
+  /** Pixels, a multiple of 16. */
   height: number
   /** Euler steps. Default 28, for distilled models 4. */
   steps?: number
@@ -150,6 +191,7 @@ export interface SampleSummary {
 export interface EvaluateSummary {
   /** Mean over the noise levels. */
   loss: number
+  /** By noise level. */
   perSigma: SigmaLoss[]
   /** Held-out images. */
   images: number
@@ -157,26 +199,35 @@ export interface EvaluateSummary {
 
 /** One tensor of a parity case. */
 export interface TensorCheck {
+  /** Its name in the case. */
   name: string
   /** Worst error, as a share of the largest expected value (of images: absolute); the largest double when it is not finite. */
   error: number
+  /** The largest error that is allowed. */
   bound: number
+  /** Whether the error is within the bound. */
   ok: boolean
 }
 
+/** One parity case. */
 export interface CaseReport {
   /** Name of its folder. */
   name: string
   /** `adapter`, `schedule`, `train`, `vae`, `text`, `sample` or `pipeline`; what a case says it is, or `unknown`. */
   kind: string
+  /** Whether every tensor is within its bound. */
   ok: boolean
+  /** What was compared. */
   tensors: TensorCheck[]
   /** Why the case could not be computed at all, then with no tensors. */
   message?: string
 }
 
+/** All parity cases. */
 export interface VerifyReport {
+  /** Whether every case is. */
   ok: boolean
+  /** By name. */
   cases: CaseReport[]
 }
 
@@ -185,7 +236,9 @@ export type Inspection = ModelInspection | RunInspection | TensorsInspection
 
 /** A model folder in diffusers layout. */
 export interface ModelInspection {
+  /** Discriminates the inspections. */
   kind: 'model'
+  /** The folder. */
   path: string
   /** Of diffusers, as `Flux2KleinPipeline`. */
   class: string
@@ -193,44 +246,164 @@ export interface ModelInspection {
   distilled: boolean
   /** Whether it has a guidance embedding. */
   guidance: boolean
+  /** Double-stream blocks. */
   doubleBlocks: number
+  /** Single-stream blocks. */
   singleBlocks: number
+  /** Width of the transformer. */
   dim: number
+  /** Attention heads. */
   heads: number
+  /** Width of the text embeddings. */
   jointAttentionDim: number
+  /** Its weights. */
   transformer: ComponentSize
+  /** Its weights. */
   vae: ComponentSize
+  /** Its weights. */
   textEncoder: ComponentSize
+  /** Tokens a prompt is padded or cut to. */
   textTokens: number
 }
 
 /** Weights of a part of a model. */
 export interface ComponentSize {
+  /** How many tensors. */
   tensors: number
+  /** How many numbers. */
   parameters: number
 }
 
 /** A run folder. */
 export interface RunInspection {
+  /** Discriminates the inspections. */
   kind: 'run'
+  /** The folder. */
   path: string
   /** Folder of the model it started from. */
   model: string
+  /** What it trains. */
   mode: 'lora' | 'full'
   /** Optimizer steps of the whole run. */
   steps: number
-  lastStep: { step: number; loss: number } | null
+  /** The last step that was taken; null before the first. */
+  lastStep: StepLoss | null
   /** Steps of the checkpoints that are there and whole. */
   checkpoints: number[]
+  /** How it ended; null while it has not. */
   finished: FinishedEvent | null
+}
+
+/** A loss and its step. */
+export interface StepLoss {
+  /** Counted from 1. */
+  step: number
+  /** Weighted loss, mean over the step's samples. */
+  loss: number
+}
+
+/** A tensor in a file. */
+export interface InspectedTensor {
+  /** Its key. */
+  name: string
+  /** Extents, outermost first. */
+  shape: number[]
 }
 
 /** A safetensors file, a folder of them, or a LoRA. */
 export interface TensorsInspection {
+  /** Discriminates the inspections. */
   kind: 'lora' | 'safetensors'
+  /** The file or folder. */
   path: string
+  /** How many numbers. */
   parameters: number
+  /** Rank of a LoRA; null of anything else. */
   rank: number | null
+  /** The header's `__metadata__`; null of a folder. */
   metadata: Record<string, string> | null
-  tensors: Array<{ name: string; shape: number[] }>
+  /** By name. */
+  tensors: InspectedTensor[]
+}
+
+/** A recipe in numbers. */
+export interface Explanation {
+  /** How σ is drawn. */
+  timestepSampling: NonNullable<FlowMatchingRecipe['timestepSampling']>
+  /** Whether the strategy and the shift apply. */
+  useSigmaNoise: boolean
+  /** How σ is shifted. */
+  flowShift: NonNullable<FlowMatchingRecipe['flowShift']>
+  /** Distribution of σ for each size of images, as training draws it. */
+  buckets: SigmaBucket[]
+  /** The shift at the recipe's resolution and at others. */
+  shifts: ResolutionShift[]
+  /** Weight of a sample by its σ. */
+  lossWeighting: NonNullable<FlowMatchingRecipe['lossWeighting']>
+  /** Pairs of σ and the weight of a sample. */
+  weights: Array<[sigma: number, weight: number]>
+  /** Guidance that the model is told; null when it has no guidance embedding. */
+  guidance: number | null
+  /** Probability that a caption is dropped. */
+  captionDropout: number
+  /** What stands in for a dropped caption. */
+  captionDropoutMode: NonNullable<FlowMatchingRecipe['captionDropoutMode']>
+  /** What trains: adapters, or everything. */
+  mode: NonNullable<Recipe['mode']>
+  /** What trains, blocks taken together. */
+  modules: ModuleGroup[]
+  /** Numbers that train. */
+  trainableParameters: number
+  /** Of the transformer, without adapters. */
+  totalParameters: number
+  /** Optimizer steps. */
+  steps: number
+  /** Samples of one optimizer step. */
+  samplesPerStep: number
+  /** Training images; null when their folder cannot be read. */
+  images: number | null
+  /** Picture of the noise levels and the weighting. */
+  svg: string
+}
+
+/** Noise levels of images of one size. */
+export interface SigmaBucket {
+  /** Pixels. */
+  width: number
+  /** Pixels. */
+  height: number
+  /** Image tokens. */
+  tokens: number
+  /** How far σ is shifted: s of s/(s + 1/u − 1). */
+  shift: number
+  /** Density over bins of equal width in 0..1; its mean is 1. */
+  density: number[]
+  /** Mean σ. */
+  mean: number
+  /** σ below which a tenth, a half and nine tenths of the draws lie. */
+  quantiles: [number, number, number]
+}
+
+/** The shift at a resolution. */
+export interface ResolutionShift {
+  /** Side of a square, in pixels. */
+  resolution: number
+  /** Image tokens. */
+  tokens: number
+  /** Where the shift is e^μ. */
+  mu: number | null
+  /** How far σ is shifted: s of s/(s + 1/u − 1). */
+  shift: number
+}
+
+/** Modules of the same name in several blocks. */
+export interface ModuleGroup {
+  /** With `*` for the number of the block. */
+  name: string
+  /** How many there are. */
+  count: number
+  /** Of the base weight; `[out, in]` for linear layers. */
+  shape: number[]
+  /** Numbers that train in all of them. */
+  parameters: number
 }

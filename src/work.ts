@@ -1,11 +1,12 @@
 import { resolve } from 'node:path'
-import { guard } from './errors'
+import { guard, guardAsync } from './errors'
 import { type RunOptions, runJob } from './job'
 import { native } from './native'
 import { resolveRecipe } from './recipe'
 import { TrainingRun } from './run'
 import type {
   EvaluateSummary,
+  Explanation,
   Inspection,
   PrepareSummary,
   Recipe,
@@ -54,6 +55,17 @@ export async function verify(paths: string | string[], run: RunOptions = {}): Pr
 /** Says what a model folder, a safetensors file, a LoRA or a run folder holds. */
 export function inspect(path: string): Inspection {
   return guard(() => JSON.parse(native().inspect(resolve(path))) as Inspection)
+}
+
+/**
+ * Says what a recipe means in numbers, from the model's configuration and the list of images alone: no weights are read.
+ *
+ * @throws FlowtuneError `RECIPE_INVALID`, `CHECKPOINT_LAYOUT` when there is no model folder
+ */
+export async function explain(recipe: Recipe): Promise<Explanation> {
+  const json = JSON.stringify(resolveRecipe(recipe))
+  const { explanationJson, svg } = await guardAsync(() => native().explain(json, process.cwd()))
+  return { ...(JSON.parse(explanationJson) as Omit<Explanation, 'svg'>), svg }
 }
 
 /** Version of the Rust core. */

@@ -5,6 +5,7 @@ import { FlowtuneError } from '../errors'
 import { packageRoot } from '../package-root'
 import { evalCommand } from './eval'
 import { EXIT, UsageError } from './exit'
+import { explainCommand } from './explain'
 import { inspectCommand } from './inspect'
 import { Output } from './output'
 import { prepareCommand } from './prepare'
@@ -32,6 +33,7 @@ function createProgram(): Command {
   const commands = [
     quickstartCommand,
     trainCommand,
+    explainCommand,
     prepareCommand,
     sampleCommand,
     evalCommand,

@@ -9,12 +9,15 @@ import { loadImage } from './image'
 export interface CaptionedImage {
   /** A file, the bytes of one (PNG, JPEG, WebP), or pixels `[3, height, width]` in −1..1 with sides multiples of 16. */
   image: string | Uint8Array | Tensor<3>
+  /** What it shows. */
   caption: string
 }
 
 /** Options of {@link DataLoader.from}. */
 export interface EncodeBatchesOptions extends TokenOptions {
+  /** Makes latents of images. */
   vae: AutoencoderKLFlux2
+  /** Makes embeddings of captions. */
   textEncoder: TextEncoder
   /** Side of the square that files are resized and cropped to, in pixels; a multiple of 16. Default 512. */
   resolution?: number

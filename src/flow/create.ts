@@ -19,18 +19,27 @@ import type { FlowMatchingPipelineOptions } from './options'
  * ```
  */
 export interface AdapterRegistry {
-  flux2: { adapter: Flux2Adapter; options: Flux2AdapterOptions }
+  /** FLUX.2, built in. */
+  flux2: {
+    /** What is made. */
+    adapter: Flux2Adapter
+    /** Of what. */
+    options: Flux2AdapterOptions
+  }
 }
 
 /** Names that {@link createAdapter} knows. */
 export type AdapterName = keyof AdapterRegistry
 
-type Factory<Name extends AdapterName> = (options: AdapterRegistry[Name]['options']) => AdapterRegistry[Name]['adapter']
+/** Makes an adapter of its options. */
+export type AdapterFactory<Name extends AdapterName> = (
+  options: AdapterRegistry[Name]['options'],
+) => AdapterRegistry[Name]['adapter']
 
 const factories = new Map<string, (options: never) => unknown>()
 
 /** Makes an adapter known by name to {@link createAdapter} and {@link createPipeline}. */
-export function registerAdapter<Name extends AdapterName>(name: Name, factory: Factory<Name>): void {
+export function registerAdapter<Name extends AdapterName>(name: Name, factory: AdapterFactory<Name>): void {
   factories.set(name, factory)
 }
 
@@ -45,7 +54,7 @@ export function createAdapter<Name extends AdapterName>(
   name: Name,
   options: AdapterRegistry[Name]['options'] = {},
 ): AdapterRegistry[Name]['adapter'] {
-  const factory = factories.get(name) as Factory<Name> | undefined
+  const factory = factories.get(name) as AdapterFactory<Name> | undefined
   if (factory) return factory(options)
   const known = [...factories.keys()].join(', ')
   throw new FlowtuneError(
@@ -54,8 +63,8 @@ export function createAdapter<Name extends AdapterName>(
   )
 }
 
-/** What an adapter gives to the model, the batch it takes, and the model it runs. */
-type PipelineOf<A> =
+/** The pipeline of an adapter: with what it gives to the model, the batch it takes, and the model it runs. */
+export type PipelineOf<A> =
   A extends ModelAdapter<infer Inputs, infer B extends Batch, infer Model>
     ? FlowMatchingPipeline<Inputs, B, Model>
     : never

@@ -40,17 +40,29 @@ export interface StepMetrics {
   loss: number
   /** Mean loss with all weights 1, without the auxiliary ones. */
   unweightedLoss: number
+  /** Least σ of the batch, 0..1. */
   sigmaMin: number
+  /** Largest σ of the batch, 0..1. */
   sigmaMax: number
+  /** Mean σ of the batch, 0..1. */
   sigmaMean: number
+  /** Least weight of a sample. */
   weightMin: number
+  /** Largest weight of a sample. */
   weightMax: number
+  /** 1000 · σ. */
   timestepMin: number
+  /** 1000 · σ. */
   timestepMax: number
+  /** Least element of x_t. */
   noisyMin: number
+  /** Largest element of x_t. */
   noisyMax: number
+  /** What drew the noise levels. */
   samplingMethod: SamplingMethod
+  /** `t2i`, text to image. */
   taskType: string
+  /** `image`. */
   dataType: string
   /** The adapter's auxiliary losses, by name. */
   auxiliary: Record<string, number>
@@ -62,6 +74,7 @@ export interface StepResult {
   loss: Tensor<0>
   /** Prediction of ε − x₀, `[batch, 128, h, w]`. */
   prediction: Tensor<4>
+  /** What happened, in numbers. */
   metrics: StepMetrics
 }
 

@@ -28,6 +28,7 @@ export type Flux2Context<B extends Batch = Batch> = Pick<
 export class Flux2Adapter<B extends Batch = Batch> extends ModelAdapter<Flux2Inputs, B> {
   readonly #handle: NativeFlux2Adapter
 
+  /** An adapter; what is left out has the default of NeMo Automodel. */
   constructor(options: Flux2AdapterOptions = {}) {
     super()
     this.#handle = guard(() => new (native().Flux2Adapter)(options))

@@ -44,9 +44,8 @@ export abstract class ModelAdapter<Inputs = unknown, B extends Batch = Batch, Mo
 
   /**
    * Loss of each element, float32 of the prediction's shape; the pipeline weights and masks it and takes the mean.
-   * Undefined, the default, is the squared error, which the core computes in one pass.
-   *
-   * @param target ε − x₀, `[batch, 128, h, w]`
+   * Undefined, the default, is the squared error, which the core computes in one pass. The target is ε − x₀,
+   * `[batch, 128, h, w]`.
    */
   computeLoss(
     _prediction: Tensor<4>,

@@ -11,7 +11,9 @@ export interface TimestepDraws {
   uniform: Float32Array
   /** `[batch]`, standard normal; likewise. */
   normal: Float32Array
+  /** Seed of the run. */
   seed: number
+  /** Step that the batch belongs to. */
   step: number
 }
 

@@ -36,14 +36,14 @@ export class AutoencoderKLFlux2 {
    * What the transformer trains on.
    *
    * @param images `[batch, 3, height, width]` in −1..1, sides multiples of 16
-   * @returns `[batch, 128, height/16, width/16]`: {@link encode}, then {@link imageLatents}
+   * @returns `[batch, 128, height/16, width/16]`: {@link AutoencoderKLFlux2.encode}, then {@link AutoencoderKLFlux2.imageLatents}
    */
   async encodeImages(images: Tensor<4>): Promise<Tensor<4>> {
     return this.#run('encodeImages', images)
   }
 
   /**
-   * Images of latents: {@link vaeLatents}, then {@link decode}, then from −1..1 to 0..1.
+   * Images of latents: {@link AutoencoderKLFlux2.vaeLatents}, then {@link AutoencoderKLFlux2.decode}, then from −1..1 to 0..1.
    *
    * @param imageLatents `[batch, 128, h, w]`
    * @returns `[batch, 3, 16·h, 16·w]` in 0..1
@@ -62,7 +62,7 @@ export class AutoencoderKLFlux2 {
     return this.#run('imageLatents', mode)
   }
 
-  /** The inverse of {@link imageLatents}: `[batch, 128, h, w]` → `[batch, 32, 2·h, 2·w]`. */
+  /** The inverse of {@link AutoencoderKLFlux2.imageLatents}: `[batch, 128, h, w]` → `[batch, 32, 2·h, 2·w]`. */
   async vaeLatents(imageLatents: Tensor<4>): Promise<Tensor<4>> {
     return this.#run('vaeLatents', imageLatents)
   }

@@ -10,6 +10,12 @@ export interface LrScheduleOptions extends LrScheduleRecipe {
   totalSteps: number
 }
 
+/** Where a schedule is. */
+export interface LrScheduleState {
+  /** Steps behind it. */
+  step: number
+}
+
 /**
  * The learning rate over a run, after transformers' `get_cosine_schedule_with_warmup` and its siblings.
  *
@@ -50,12 +56,12 @@ export class LrSchedule {
   }
 
   /** What a resume needs. */
-  stateDict(): { step: number } {
+  stateDict(): LrScheduleState {
     return { step: this.#index }
   }
 
   /** Takes over what {@link stateDict} gave. */
-  loadStateDict({ step }: { step: number }): void {
+  loadStateDict({ step }: LrScheduleState): void {
     this.#index = step
   }
 }

@@ -44,6 +44,7 @@ export class Parameter {
     return this.handle.trainable
   }
 
+  /** Freezes or unfreezes it. */
   set trainable(trainable: boolean) {
     this.handle.trainable = trainable
   }

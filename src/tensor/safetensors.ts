@@ -8,6 +8,7 @@ export type StateDict = Record<string, Tensor>
 
 /** A safetensors file. */
 export interface SafetensorsFile {
+  /** By name. */
   tensors: StateDict
   /** The header's `__metadata__`. */
   metadata: Record<string, string>

@@ -21,9 +21,12 @@ mod transformer;
 
 use std::path::Path;
 
+use napi::Env;
+use napi::bindgen_prelude::Object;
 use napi_derive::napi;
 
 use crate::error::{Result, guarded};
+use crate::executor::promise;
 
 /// Version of the Rust core.
 #[napi]
@@ -46,5 +49,25 @@ pub fn inspect(path: String) -> Result<String> {
     guarded(|| {
         let found = flowtune_train::inspect(Path::new(&path))?;
         error::to_json(&found)
+    })
+}
+
+/// A recipe in numbers.
+#[napi(object, object_from_js = false)]
+pub struct ExplainedRecipe {
+    /// JSON.
+    pub explanation_json: String,
+    /// Picture of the noise levels.
+    pub svg: String,
+}
+
+/// A promise of what a recipe (JSON) means in numbers. Reads no weights.
+#[napi(ts_return_type = "Promise<ExplainedRecipe>")]
+pub fn explain<'env>(env: &'env Env, recipe_json: String, base_dir: String) -> napi::Result<Object<'env>> {
+    promise(env, move || {
+        let recipe = flowtune_train::resolve_recipe(&recipe_json, Path::new(&base_dir))?;
+        let explanation = flowtune_train::explain(&recipe)?;
+        let svg = flowtune_train::draw_explanation(&explanation)?;
+        Ok(ExplainedRecipe { explanation_json: error::to_json(&explanation)?, svg })
     })
 }

@@ -11,8 +11,8 @@ use crate::event::Event;
 
 const SIZE: (u32, u32) = (900, 500);
 /// Blue and orange of the Okabe–Ito palette: told apart with any colour vision.
-const TRAINING: RGBColor = RGBColor(0, 114, 178);
-const HELD_OUT: RGBColor = RGBColor(213, 94, 0);
+pub(crate) const BLUE: RGBColor = RGBColor(0, 114, 178);
+pub(crate) const ORANGE: RGBColor = RGBColor(213, 94, 0);
 
 /// A point: step and loss.
 type Point = (f64, f64);
@@ -81,15 +81,15 @@ impl Curves {
             .bold_line_style(BLACK.mix(0.12))
             .draw()?;
         chart
-            .draw_series(LineSeries::new(self.training.iter().copied(), TRAINING.mix(0.25)))?
+            .draw_series(LineSeries::new(self.training.iter().copied(), BLUE.mix(0.25)))?
             .label("training, each step")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], TRAINING.mix(0.25)));
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], BLUE.mix(0.25)));
         chart
-            .draw_series(LineSeries::new(self.smoothed.iter().copied(), TRAINING.stroke_width(2)))?
+            .draw_series(LineSeries::new(self.smoothed.iter().copied(), BLUE.stroke_width(2)))?
             .label("training, smoothed")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], TRAINING.stroke_width(2)));
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], BLUE.stroke_width(2)));
         if !self.held_out.is_empty() {
-            let style = HELD_OUT.filled();
+            let style = ORANGE.filled();
             chart
                 .draw_series(LineSeries::new(self.held_out.iter().copied(), style.stroke_width(2)).point_size(4))?
                 .label("held-out images, fixed noise")

@@ -4,7 +4,7 @@ use flowtune_data::{
     Cache, Captions, Dataset, Error as DataError, Loader, Notice, Prepared, TargetSize, TextCaptionEncoder, VaeEncoder,
 };
 use flowtune_engine::Tensor;
-use flowtune_flow::{FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter};
+use flowtune_flow::{FlowMatchingPipeline, Flux2Adapter};
 use flowtune_models::ModelFolder;
 
 use crate::control::Control;
@@ -81,27 +81,12 @@ impl Session {
     /// The flow-matching step that the recipe asks for.
     pub fn pipeline(&self, recipe: &Recipe, guidance_embeds: bool) -> FlowMatchingPipeline<Flux2Adapter> {
         let f = &recipe.flow_matching;
-        let options = FlowMatchingOptions {
-            timestep_sampling: f.timestep_sampling,
-            logit_mean: f.logit_mean,
-            logit_std: f.logit_std,
-            beta_alpha: f.beta_alpha,
-            beta_beta: f.beta_beta,
-            flow_shift: f.flow_shift,
-            sigma_min: f.sigma_min,
-            sigma_max: f.sigma_max,
-            mix_uniform_ratio: f.mix_uniform_ratio,
-            use_sigma_noise: f.use_sigma_noise,
-            loss_weighting: f.loss_weighting,
-            cfg_dropout_prob: f.caption_dropout,
-            max_loss: f.max_loss,
-        };
         let adapter = Flux2Adapter { guidance_scale: f.guidance_scale, use_guidance_embeds: guidance_embeds };
         let empty_prompt = match f.caption_dropout_mode {
             CaptionDropoutMode::EmptyPrompt => Some(self.empty_prompt().clone()),
             CaptionDropoutMode::Zero => None,
         };
-        FlowMatchingPipeline::new(adapter, options, empty_prompt)
+        FlowMatchingPipeline::new(adapter, f.options(), empty_prompt)
     }
 }
 

@@ -25,14 +25,24 @@ enum Kind {
     Full(DType),
 }
 
+/// The adapters that a recipe asks for.
+pub(crate) fn lora_config(recipe: &Recipe) -> LoraConfig {
+    let targets = recipe.lora.targets.clone().unwrap_or_else(|| LoraConfig::default().targets);
+    LoraConfig { rank: recipe.lora.rank, alpha: recipe.lora.alpha, targets }
+}
+
+/// The layers that get an adapter.
+pub(crate) fn selected_modules<'a>(model: &'a Flux2Transformer, config: &LoraConfig) -> Result<Vec<&'a str>> {
+    config.selected(model).map_err(|e| Error::Recipe(format!("`lora.targets`: {e}")))
+}
+
 impl Trainable {
     /// Makes what the recipe trains trainable, and the rest of the model frozen.
     pub(crate) fn new(model: &Flux2Transformer, recipe: &Recipe) -> Result<Self> {
         match recipe.mode {
             Mode::Lora => {
-                let targets = recipe.lora.targets.clone().unwrap_or_else(|| LoraConfig::default().targets);
-                let config = LoraConfig { rank: recipe.lora.rank, alpha: recipe.lora.alpha, targets };
-                config.selected(model).map_err(|e| Error::Recipe(format!("`lora.targets`: {e}")))?;
+                let config = lora_config(recipe);
+                selected_modules(model, &config)?;
                 let params = add_lora(model, &config, recipe.train.seed)?;
                 Ok(Self { params, kind: Kind::Lora(config) })
             }

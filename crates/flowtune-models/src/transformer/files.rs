@@ -17,6 +17,15 @@ use crate::weights::{Weights, replace_file, save_safetensors};
 const CONFIG_FILE: &str = "config.json";
 const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
 
+/// Name and shape of a weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightShape {
+    /// Checkpoint name.
+    pub name: String,
+    /// Extents.
+    pub shape: Vec<usize>,
+}
+
 impl Flux2Transformer {
     /// A model with random weights, all frozen: linear layers as PyTorch starts them (uniform in ±1/√in), norms at 1.
     ///
@@ -32,6 +41,20 @@ impl Flux2Transformer {
             let weight = (0..outputs * inputs).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>();
             Ok(Tensor::from_vec(weight, shape)?)
         })
+    }
+
+    /// A model of this geometry without weights, for its names, and the name and shape of every weight in order. No
+    /// memory is taken for weights, whatever the size of the model.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when the config contradicts itself.
+    pub fn outline(config: Flux2Config) -> Result<(Self, Vec<WeightShape>)> {
+        let mut weights = Vec::new();
+        let model = Self::build(config, &mut |name, shape| {
+            weights.push(WeightShape { name: name.to_owned(), shape: shape.to_vec() });
+            Ok(Tensor::zeros(&[0], DType::F32))
+        })?;
+        Ok((model, weights))
     }
 
     /// The transformer of a model folder, or of a transformer's own folder, in diffusers layout, all frozen.

@@ -16,6 +16,7 @@ use flowtune_engine::ops::elementwise::scale_tensor;
 use flowtune_engine::{Param, Tape, Tensor, Var};
 
 pub use config::Flux2Config;
+pub use files::WeightShape;
 
 use crate::error::{Result, layout_error};
 use crate::folder::ModelFolder;

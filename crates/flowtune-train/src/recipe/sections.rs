@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
@@ -203,6 +204,27 @@ section! {
         caption_dropout_mode: CaptionDropoutMode = CaptionDropoutMode::EmptyPrompt,
         /// A loss above this, or not finite, ends the run.
         max_loss: f64 = 100.0,
+    }
+}
+
+impl FlowMatchingRecipe {
+    /// The same as options of the flow-matching step.
+    pub fn options(&self) -> FlowMatchingOptions {
+        FlowMatchingOptions {
+            timestep_sampling: self.timestep_sampling,
+            logit_mean: self.logit_mean,
+            logit_std: self.logit_std,
+            beta_alpha: self.beta_alpha,
+            beta_beta: self.beta_beta,
+            flow_shift: self.flow_shift,
+            sigma_min: self.sigma_min,
+            sigma_max: self.sigma_max,
+            mix_uniform_ratio: self.mix_uniform_ratio,
+            use_sigma_noise: self.use_sigma_noise,
+            loss_weighting: self.loss_weighting,
+            cfg_dropout_prob: self.caption_dropout,
+            max_loss: self.max_loss,
+        }
     }
 }
 
