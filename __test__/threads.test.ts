@@ -119,7 +119,7 @@ describe('the event loop', () => {
     let slowest = 0
     while (performance.now() - started < 3000) {
       const begun = performance.now()
-      const imageLatents = Tensor.randn([4, 8, 16, 16])
+      const imageLatents = Tensor.randn([4, 8, 24, 24])
       const batch = { imageLatents, textEmbeddings: Tensor.randn([4, 32, 6]) }
       const { loss } = await flow.step(model, batch)
       const gradients = await loss.backward()
