@@ -74,7 +74,7 @@ describe('an auxiliary loss', () => {
 
   it('adds its gradient to that of the main loss, through the transformer', async () => {
     const model = await tinyModel()
-    const parameters = addLora(model)
+    const parameters = await addLora(model)
     const lambda = 0.3
     class Energy extends Flux2Adapter {
       override async auxiliaryLosses(_inputs: Flux2Inputs, prediction: Tensor<4>) {
@@ -106,7 +106,7 @@ describe('computeLoss', () => {
       }
     }
     const model = await tinyModel()
-    const parameters = addLora(model)
+    const parameters = await addLora(model)
     const lossMask = Tensor.fromFloat32([1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0], [2, 1, 3, 2])
     const weighted = { ...options, lossWeighting: 'linear' } as const
     for (const batch of [tinyBatch(), { ...tinyBatch(), lossMask }]) {
@@ -184,7 +184,7 @@ describe('every method', () => {
       }
     }
     const model = await tinyModel()
-    const parameters = addLora(model)
+    const parameters = await addLora(model)
     const batch: Depth = { ...tinyBatch(), depth: Tensor.randn([2, 8, 3, 2], { seed: 77 }) }
     const pipeline = new FlowMatchingPipeline(new Everything(plain), options)
     const { loss, prediction, metrics } = await pipeline.step(model, batch, { seed: 3 })
@@ -218,7 +218,7 @@ describe('every method', () => {
       }
     }
     const model = await tinyModel()
-    addLora(model)
+    await addLora(model)
     const step = new FlowMatchingPipeline(new Failing(plain), options).step(model, tinyBatch())
     await expect(step).rejects.toThrow(new RangeError('out of cheese'))
   })
@@ -263,7 +263,7 @@ describe('a parameter of one’s own', () => {
 describe('the step', () => {
   it('takes a density and a weight of the user', async () => {
     const model = await tinyModel()
-    addLora(model)
+    await addLora(model)
     const pipeline = new FlowMatchingPipeline(new Flux2Adapter(plain), {
       ...options,
       sampleTimesteps: ({ batch, uniform, tokens }) => {
@@ -303,7 +303,7 @@ describe('the step', () => {
 
   it('is a function of seed and step, and of nothing else', async () => {
     const model = await tinyModel()
-    addLora(model)
+    await addLora(model)
     const pipeline = createPipeline('flux2', plain)
     const run = async (key: StepOptions) => (await pipeline.step(model, tinyBatch(), key)).metrics
     expect(await run({ seed: 1, step: 2 })).toEqual(await run({ seed: 1, step: 2 }))
@@ -312,7 +312,7 @@ describe('the step', () => {
 
   it('leaves masked elements out', async () => {
     const model = await tinyModel()
-    addLora(model)
+    await addLora(model)
     const pipeline = new FlowMatchingPipeline(new Flux2Adapter(plain), options)
     const lossMask = Tensor.fromFloat32([1, 0, 0, 0, 0, 0], [1, 1, 3, 2])
     const { prediction, metrics } = await pipeline.step(model, { ...tinyBatch(1), lossMask }, { seed: 2 })
@@ -330,14 +330,14 @@ describe('the step', () => {
     const frozen = await pipeline.step(model, tinyBatch())
     expect(frozen.loss.requiresGrad).toBe(false)
     await expect(frozen.loss.backward()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
-    addLora(model)
+    await addLora(model)
     expect((await pipeline.step(model, tinyBatch(), { grad: false })).loss.requiresGrad).toBe(false)
     expect((await pipeline.step(model, tinyBatch())).loss.requiresGrad).toBe(true)
   })
 
   it('refuses a loss that is too large unless told otherwise', async () => {
     const model = await tinyModel()
-    addLora(model)
+    await addLora(model)
     const pipeline = new FlowMatchingPipeline(new Flux2Adapter(plain), { ...options, maxLoss: 1e-3 })
     await expect(pipeline.step(model, tinyBatch())).rejects.toMatchObject({ code: 'LOSS_DIVERGED' })
     expect((await pipeline.step(model, tinyBatch(), { checkLoss: false })).metrics.loss).toBeGreaterThan(1e-3)
@@ -347,7 +347,7 @@ describe('the step', () => {
 
   it('recomputes activations or keeps them, with the same gradients', async () => {
     const model = await tinyModel()
-    const parameters = addLora(model)
+    const parameters = await addLora(model)
     const recomputed = await gradientsOf(new Flux2Adapter(plain), model)
     model.activationCheckpointing = false
     const kept = await gradientsOf(new Flux2Adapter(plain), model)

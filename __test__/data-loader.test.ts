@@ -124,7 +124,7 @@ describe('DataLoader.from', () => {
     expect(values(last.textEmbeddings)).toEqual(values(await textEncoder.encode('', { textTokens: 32 })))
     // What it gives can be trained on.
     const model = await Flux2Transformer.load(pipeline)
-    model.addLora({ rank: 2 })
+    await model.addLora({ rank: 2 })
     const step = await createPipeline('flux2', { useGuidanceEmbeds: model.config.guidance_embeds }).step(model, both)
     expect((await step.loss.backward()).size).toBe(model.trainableParameters.length)
   })
@@ -146,7 +146,7 @@ describe('what a script writes', () => {
     const folder = temporaryFolder()
     const model = await Flux2Transformer.load(pipeline)
     await expect(model.saveLora(folder)).rejects.toThrow('the model has no adapters to save')
-    const parameters = model.addLora({ rank: 3, alpha: 6, targets: ['to_q', 'linear_in'] })
+    const parameters = await model.addLora({ rank: 3, alpha: 6, targets: ['to_q', 'linear_in'] })
     for (const parameter of parameters) parameter.assign(Tensor.randn(parameter.shape))
     const file = await model.saveLora(join(folder, 'new', 'lora'))
     expect(inspect(file)).toMatchObject({ kind: 'lora', rank: 3 })

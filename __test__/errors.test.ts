@@ -87,8 +87,8 @@ describe('options', () => {
     expect(() => new AdamW([], { beta1: 1 })).toThrow('`beta1` must be at least 0 and below 1, got 1')
     const schedule = () => new LrSchedule({ type: 'square' as 'linear', lr: 1, totalSteps: 10 })
     expect(schedule).toThrow('`type` must be one of cosine, linear, constant, got "square"')
-    expect(() => model.addLora({ rank: 0 })).toThrow('`rank` must be a whole number, at least 1, got 0')
-    expect(() => model.addLora({ targets: ['to_x'] })).toThrow('to_x is no linear layer of this model')
+    await expect(model.addLora({ rank: 0 })).rejects.toThrow('`rank` must be a whole number, at least 1, got 0')
+    await expect(model.addLora({ targets: ['to_x'] })).rejects.toThrow('to_x is no linear layer of this model')
   })
 })
 
@@ -196,7 +196,7 @@ describe('a step', () => {
     ],
   ])('refuses %s', async (_, change, options, code, message) => {
     const model = await tinyModel()
-    const parameters = addLora(model)
+    const parameters = await addLora(model)
     const before = parameters.map((parameter) => parameter.tensor.toFloat32Array())
     const pipeline = new FlowMatchingPipeline(new Flux2Adapter({ useGuidanceEmbeds: false }))
     const batch = { ...tinyBatch(), ...change } as Batch

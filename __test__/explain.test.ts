@@ -47,5 +47,5 @@ it('counts what a script would train', async () => {
   const count = (parameters: Array<{ shape: readonly number[] }>) =>
     parameters.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
   expect(totalParameters).toBe(count(model.parameters))
-  expect(trainableParameters).toBe(count(model.addLora({ rank: 5 })))
+  expect(trainableParameters).toBe(count(await model.addLora({ rank: 5 })))
 })

@@ -42,7 +42,7 @@ describe('a resumed script', () => {
     const scheduled = { type: 'cosine', lr: 1e-2, totalSteps: 8, warmupSteps: 2 } as const
     const start = async () => {
       const model = await tinyModel()
-      const parameters = model.addLora({ rank: 2, seed: 3 })
+      const parameters = await model.addLora({ rank: 2, seed: 3 })
       return { model, parameters, optimizer: new AdamW(parameters, options), schedule: new LrSchedule(scheduled) }
     }
     type Script = Awaited<ReturnType<typeof start>>
@@ -153,7 +153,7 @@ it('an optimizer of one’s own trains', async () => {
     loadStateDict() {}
   }
   const model = await tinyModel()
-  const optimizer = new Sgd(model.addLora({ rank: 4 }))
+  const optimizer = new Sgd(await model.addLora({ rank: 4 }))
   const lossAt = async () => (await pipeline.step(model, batchOf(0), { seed: 5, grad: false })).metrics.loss
   const before = await lossAt()
   for (let i = 0; i < 30; i += 1) {

@@ -105,7 +105,7 @@ describe('train', () => {
     const { transformer, mode, lora, steps, pipeline: flow, optimizer: o } = parity.info
     const [adapters, weights] = split(parity.weights(), (weight) => weight.includes('.lora_'))
     const model = await Flux2Transformer.fromConfig(transformer, { weights })
-    const parameters = mode === 'lora' ? addLora(model, lora, adapters) : trainAll(model)
+    const parameters = mode === 'lora' ? await addLora(model, lora, adapters) : trainAll(model)
     const pipeline = createPipeline(
       'flux2',
       { guidanceScale: flow.guidance_scale ?? 1, useGuidanceEmbeds: transformer.guidance_embeds },
@@ -140,12 +140,12 @@ describe('train', () => {
     parity.finish()
   })
 
-  function addLora(
+  async function addLora(
     model: Flux2Transformer,
     lora: { rank: number; alpha: number; target_modules: string[] },
     adapters: StateDict,
-  ): Parameter[] {
-    const parameters = model.addLora({ rank: lora.rank, alpha: lora.alpha, targets: lora.target_modules })
+  ): Promise<Parameter[]> {
+    const parameters = await model.addLora({ rank: lora.rank, alpha: lora.alpha, targets: lora.target_modules })
     expect(parameters.map((parameter) => parameter.name).sort()).toEqual(Object.keys(adapters).sort())
     for (const parameter of parameters) parameter.assign(adapters[parameter.name] as Tensor)
     expect(model.trainableParameters.map((parameter) => parameter.name)).toEqual(parameters.map(({ name }) => name))

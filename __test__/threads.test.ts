@@ -105,7 +105,7 @@ describe('the event loop', () => {
       { ...tinyConfig, num_attention_heads: 32, num_layers: 2 },
       { seed: 1 },
     )
-    model.addLora({ rank: 8 })
+    await model.addLora({ rank: 8 })
     const { createPipeline, AdamW, clipGradNorm } = await import('../src/index')
     const flow = createPipeline('flux2', { useGuidanceEmbeds: false })
     const optimizer = new AdamW(model.trainableParameters)

@@ -42,7 +42,7 @@ const [vae, textEncoder, model] = await Promise.all([
   Flux2Transformer.load(embedded.model),
 ])
 const pipeline = createPipeline('flux2', { useGuidanceEmbeds: model.config.guidance_embeds })
-const optimizer = new AdamW(model.addLora({ rank: 4 }), { lr: 2e-3 })
+const optimizer = new AdamW(await model.addLora({ rank: 4 }), { lr: 2e-3 })
 const batches = DataLoader.from(captionedImages(embedded.images), { vae, textEncoder, resolution: side, batchSize: 4 })
 let step = 0
 for await (const batch of batches) {

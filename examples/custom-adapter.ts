@@ -58,7 +58,7 @@ const pipeline = createPipeline('robust', { useGuidanceEmbeds, delta: 1, strengt
 const cacheDir = join(outputFolder('cache'), 'cache')
 const data = { model: embedded.model, train: embedded.images, resolution: 64, textTokens: 64, cacheDir }
 const loader = await DataLoader.open({ ...data, batchSize: 4 })
-const optimizer = new AdamW(model.addLora({ rank: 8 }), { lr: 2e-3 })
+const optimizer = new AdamW(await model.addLora({ rank: 8 }), { lr: 2e-3 })
 for (let step = 0; step < 10; step += 1) {
   const { loss, metrics } = await pipeline.step(model, await loader.batch(step), { seed: 1, step })
   const gradients = await loss.backward()

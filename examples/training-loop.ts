@@ -41,7 +41,7 @@ const loader = await DataLoader.open({
 
 // The model, and what trains.
 const model = await Flux2Transformer.load(embedded.model)
-const parameters = model.addLora({ rank: 8, alpha: 8, seed })
+const parameters = await model.addLora({ rank: 8, alpha: 8, seed })
 const pipeline = createPipeline(
   'flux2',
   { useGuidanceEmbeds: model.config.guidance_embeds },

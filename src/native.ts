@@ -70,7 +70,7 @@ export interface NativeTransformer {
   config(): string
   parameters(): NativeParameter[]
   forward(inputs: NativeInputs, grad: boolean, activationCheckpointing: boolean): Promise<NativeTensor>
-  addLora(optionsJson: string, seed: number): NativeParameter[]
+  addLora(optionsJson: string, seed: number): Promise<NativeParameter[]>
   loadLora(path: string): Promise<NativeParameter[]>
   saveLora(folder: string): Promise<string>
   save(folder: string, dtype: string): Promise<string>

@@ -24,7 +24,7 @@ const config = {
 /** Trains for `steps` and gives the losses and a checksum of the weights. `onStep` is awaited after each step. */
 export async function trainLoop({ steps, seed, side = 4, samples = 2, onStep = () => {} }) {
   const model = await Flux2Transformer.fromConfig(config, { seed })
-  const parameters = model.addLora({ rank: 2, seed })
+  const parameters = await model.addLora({ rank: 2, seed })
   const pipeline = createPipeline('flux2', { useGuidanceEmbeds: false }, { lossWeighting: 'none' })
   const optimizer = new AdamW(parameters, { lr: 1e-2 })
   const schedule = new LrSchedule({ type: 'constant', lr: 1e-2, totalSteps: steps })

@@ -18,8 +18,8 @@ export function tinyModel(config: Flux2Config = {}, seed = 1): Promise<Flux2Tran
 }
 
 /** Adapters whose B is not zero, so that every gradient shows. */
-export function addLora(model: Flux2Transformer, rank = 2): Parameter[] {
-  const parameters = model.addLora({ rank, alpha: rank })
+export async function addLora(model: Flux2Transformer, rank = 2): Promise<Parameter[]> {
+  const parameters = await model.addLora({ rank, alpha: rank })
   parameters.forEach((parameter, i) => {
     if (parameter.name.includes('lora_B')) parameter.assign(Tensor.randn(parameter.shape, { seed: 100 + i }).mul(0.1))
   })

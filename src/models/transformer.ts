@@ -169,8 +169,9 @@ export class Flux2Transformer {
    * @returns the adapters' weights, `MODULE.lora_A.weight` `[rank, in]` and `MODULE.lora_B.weight` `[out, rank]`
    * @throws FlowtuneError `RECIPE_INVALID`; `CHECKPOINT_LAYOUT` when a target selects no layer
    */
-  addLora({ seed = 0, ...options }: LoraOptions = {}): Parameter[] {
-    return guard(() => this.#handle.addLora(JSON.stringify(options), seed).map((handle) => new Parameter(handle)))
+  async addLora({ seed = 0, ...options }: LoraOptions = {}): Promise<Parameter[]> {
+    const handles = await guardAsync(() => this.#handle.addLora(JSON.stringify(options), seed))
+    return handles.map((handle) => new Parameter(handle))
   }
 
   /**

@@ -115,12 +115,13 @@ impl Flux2Transformer {
         })
     }
 
-    /// Puts fresh adapters on the layers that the options (JSON of a recipe's `lora`) select; the base is frozen.
-    #[napi]
-    pub fn add_lora(&self, options_json: String, seed: f64) -> Result<Vec<Parameter>> {
-        guarded(|| {
-            let params = add_lora(&self.inner, &lora_options(&options_json)?, seed as u64)?;
-            Ok(params.iter().map(Parameter::from).collect())
+    /// A promise of fresh adapters on the layers that the options (JSON of a recipe's `lora`) select; the base is frozen.
+    #[napi(ts_return_type = "Promise<Parameter[]>")]
+    pub fn add_lora<'env>(&self, env: &'env Env, options_json: String, seed: f64) -> napi::Result<Object<'env>> {
+        let model = Arc::clone(&self.inner);
+        promise(env, move || {
+            let params = add_lora(&model, &lora_options(&options_json)?, seed as u64)?;
+            Ok(params.iter().map(Parameter::from).collect::<Vec<_>>())
         })
     }
 
