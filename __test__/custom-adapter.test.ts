@@ -282,6 +282,11 @@ describe('the step', () => {
       750,
       'custom',
     ])
+    const fails = () => {
+      throw new RangeError('no such density')
+    }
+    const broken = new FlowMatchingPipeline(new Flux2Adapter(plain), { ...options, sampleTimesteps: fails })
+    await expect(broken.step(model, tinyBatch())).rejects.toThrow(new RangeError('no such density'))
     const wrong = new FlowMatchingPipeline(new Flux2Adapter(plain), { ...options, lossWeight: () => [1] })
     await expect(wrong.step(model, tinyBatch())).rejects.toThrow(
       'lossWeight must give 2 weights, one per sample, but gave 1',
@@ -343,6 +348,7 @@ describe('the step', () => {
     expect((await pipeline.step(model, tinyBatch(), { checkLoss: false })).metrics.loss).toBeGreaterThan(1e-3)
     const nan = { ...tinyBatch(), imageLatents: Tensor.full(Number.NaN, [2, 8, 3, 2]) }
     await expect(pipeline.step(model, nan)).rejects.toMatchObject({ code: 'LOSS_DIVERGED' })
+    expect((await pipeline.step(model, nan, { checkLoss: false })).metrics.loss).toBeNaN()
   })
 
   it('recomputes activations or keeps them, with the same gradients', async () => {

@@ -124,10 +124,9 @@ export class FlowMatchingPipeline<Inputs = unknown, B extends Batch = Batch, Mod
    * @param options `tokens`: image tokens of a sample, h·w of its latents, which shifts may depend on. Default 4096, 1024² pixels
    */
   sampleTimesteps(batch: number, { tokens = 4096, ...key }: StepKey & { tokens?: number } = {}): Timesteps {
-    return guard(() => {
-      if (this.#sampleTimesteps) return this.#custom(this.#sampleTimesteps, batch, tokens, key)
-      return wrapTimesteps(this.#handle.sampleTimesteps(full(key), batch, tokens))
-    })
+    // Outside of the guard: what the user's function throws is the user's.
+    if (this.#sampleTimesteps) return this.#custom(this.#sampleTimesteps, batch, tokens, key)
+    return guard(() => wrapTimesteps(this.#handle.sampleTimesteps(full(key), batch, tokens)))
   }
 
   /**
@@ -181,18 +180,9 @@ export class FlowMatchingPipeline<Inputs = unknown, B extends Batch = Batch, Mod
         options.checkLoss ?? true,
       ),
     )
-    const metrics = JSON.parse(output.metricsJson) as Omit<StepMetrics, 'auxiliary'> & {
-      auxiliary: Array<[string, number]>
-    }
-    return {
-      loss: Tensor.wrap(output.loss),
-      prediction,
-      metrics: {
-        ...metrics,
-        auxiliary: Object.fromEntries(metrics.auxiliary),
-        samplingMethod: method ?? metrics.samplingMethod,
-      },
-    }
+    const metrics = metricsOf(output.metricsJson)
+    if (method) metrics.samplingMethod = method
+    return { loss: Tensor.wrap(output.loss), prediction, metrics }
   }
 
   /** Noise levels, noise, x_t, target and weights. What functions of the user's give comes before what the core draws. */
@@ -240,6 +230,14 @@ export class FlowMatchingPipeline<Inputs = unknown, B extends Batch = Batch, Mod
       method: 'custom',
     }
   }
+}
+
+function metricsOf(json: string): StepMetrics {
+  // JSON has no NaN; the core writes null.
+  const { auxiliary, ...metrics } = JSON.parse(json, (_, value) => value ?? Number.NaN) as StepMetrics & {
+    auxiliary: Array<[string, number]>
+  }
+  return { ...metrics, auxiliary: Object.fromEntries(auxiliary) }
 }
 
 function weightsOf(lossWeight: LossWeight, sigma: Tensor<1>, tokens: number, step: number): Tensor<1> {
