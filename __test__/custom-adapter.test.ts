@@ -362,6 +362,17 @@ describe('the step', () => {
     }
   })
 
+  it('drops the captions that it is told to drop', async () => {
+    const model = await tinyModel()
+    const pipeline = new FlowMatchingPipeline(new Flux2Adapter(plain), { cfgDropoutProb: 1 })
+    const run = async (batch: Batch, dropCaption?: boolean[]) =>
+      (await pipeline.step(model, batch, { dropCaption, grad: false })).metrics.loss
+    const without = { ...tinyBatch(), textEmbeddings: Tensor.zeros([2, 4, 6]) }
+    expect(await run(tinyBatch(), [false, false])).not.toBe(await run(tinyBatch()))
+    expect(await run(tinyBatch())).toBe(await run(without, [false, false]))
+    await expect(run(tinyBatch(), [true])).rejects.toThrow('dropCaption must have 2 entries, got 1')
+  })
+
   it('drops captions at the rate that was asked for', async () => {
     const dropped: boolean[] = []
     class Watching extends Flux2Adapter {

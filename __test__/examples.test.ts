@@ -48,7 +48,15 @@ const checks: Record<string, (out: string) => Promise<void>> = {
     const lines = await example('custom-sampler', out)
     const counts = lines.slice(0, 20).map((line) => Number(line.split(' ').at(-1)))
     expect(counts.reduce((sum, count) => sum + count)).toBe(4000)
-    expect(lines.filter((line) => line.startsWith('weight at σ'))).toHaveLength(4)
+    // A little towards noise: of σ = u^0.8, the share above 0.5 is 1 − 0.5^1.25 = 0.58.
+    expect(counts.slice(10).reduce((sum, count) => sum + count) / 4000).toBeCloseTo(0.58, 1)
+    const weights = lines.flatMap((line) => [...line.matchAll(/^weight at σ (\S+): (\S+)$/g)])
+    expect(weights).toHaveLength(4)
+    // σ is printed with two places, and the weight's slope is at most 3.1: 0.005 · 3.1 and the rounding of the weight.
+    for (const [, sigma, weight] of weights) {
+      const [s, w] = [Number(sigma), Number(weight)]
+      expect(Math.abs(w - s ** 2 * Math.min(((1 - s) / s) ** 2, 5))).toBeLessThan(0.017)
+    }
   },
   'image-sampler': async (out) => {
     const path = (await example('image-sampler', out)).at(-1) ?? ''

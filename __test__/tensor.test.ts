@@ -163,6 +163,12 @@ describe('Tensor', () => {
     expect(values(tensor)).toEqual([1, 2])
   })
 
+  it('divides by a number as JavaScript does, rounded once', () => {
+    const numbers = Float32Array.from({ length: 1000 }, (_, i) => i + 1)
+    const quotients = Tensor.fromFloat32(numbers, [1000]).div(1000).toFloat32Array()
+    expect(quotients).toEqual(numbers.map((x) => x / 1000))
+  })
+
   it('converts between floating types', () => {
     const tensor = Tensor.fromFloat32([1 / 3, 65504, -1e-3], [3])
     for (const dtype of ['float64', 'bfloat16', 'float16'] as const) {

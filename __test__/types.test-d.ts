@@ -86,6 +86,9 @@ describe('names', () => {
     createAdapter('hunyuan')
     // @ts-expect-error unknown option of the adapter
     createAdapter('flux2', { guidance: 1 })
+    // @ts-expect-error this adapter's options are required
+    createAdapter('calm')
+    createAdapter('calm', { strength: 1 })
     // @ts-expect-error unknown option of a step
     pipeline.step(model, batch, { epoch: 1 })
     // @ts-expect-error unknown type

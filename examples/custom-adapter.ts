@@ -1,7 +1,7 @@
 // An adapter of one's own: a Huber loss instead of squares, and an auxiliary loss that keeps the prediction's mean where
 // the target's is. Gradients flow through both. It is known by a name, like the built-in one.
 //
-//   npx tsx examples/custom-adapter.ts
+//   npx tsx examples/custom-adapter.ts [folder]
 
 import { join } from 'node:path'
 import {
@@ -55,7 +55,7 @@ registerAdapter('robust', (options) => new RobustAdapter(options))
 const model = await Flux2Transformer.load(embedded.model)
 const useGuidanceEmbeds = model.config.guidance_embeds
 const pipeline = createPipeline('robust', { useGuidanceEmbeds, delta: 1, strength: 0.1 }, { flowShift: 'dynamic' })
-const cacheDir = join(outputFolder('cache'), 'cache')
+const cacheDir = join(outputFolder('custom-adapter'), 'cache')
 const data = { model: embedded.model, train: embedded.images, resolution: 64, textTokens: 64, cacheDir }
 const loader = await DataLoader.open({ ...data, batchSize: 4 })
 const optimizer = new AdamW(await model.addLora({ rank: 8 }), { lr: 2e-3 })

@@ -12,12 +12,11 @@ const stratified: SampleTimesteps = ({ batch, uniform }) =>
     return level ** 0.8
   })
 
-/** Min-SNR (arXiv:2303.09556) for flow matching: the signal-to-noise ratio is ((1 − σ)/σ)². */
-const minSnr: LossWeight = (sigma) =>
-  sigma.map((level) => {
-    const snr = ((1 - level) / Math.max(level, 1e-3)) ** 2
-    return Math.min(snr, 5) / Math.max(snr, 1e-3)
-  })
+/**
+ * Min-SNR with γ = 5 (arXiv:2303.09556), which weights the error of x₀ by min(SNR, γ). Here the SNR is ((1 − σ)/σ)², and
+ * an error of the velocity is σ times as large in x₀: σ²·min(SNR, γ).
+ */
+const minSnr: LossWeight = (sigma) => sigma.map((level) => Math.min((1 - level) ** 2, 5 * level ** 2))
 
 const pipeline = new FlowMatchingPipeline(new Flux2Adapter(), { sampleTimesteps: stratified, lossWeight: minSnr })
 

@@ -42,11 +42,14 @@ const loader = await DataLoader.open({
 // The model, and what trains.
 const model = await Flux2Transformer.load(embedded.model)
 const parameters = await model.addLora({ rank: 8, alpha: 8, seed })
-const pipeline = createPipeline(
-  'flux2',
-  { useGuidanceEmbeds: model.config.guidance_embeds },
-  { flowShift: 'dynamic', lossWeighting: 'none', emptyPrompt: loader.emptyPrompt },
-)
+const adapterOptions = { useGuidanceEmbeds: model.config.guidance_embeds }
+const pipeline = createPipeline('flux2', adapterOptions, {
+  flowShift: 'dynamic',
+  lossWeighting: 'none',
+  emptyPrompt: loader.emptyPrompt,
+})
+// Every caption counts where the result is measured.
+const evaluation = createPipeline('flux2', adapterOptions, { cfgDropoutProb: 0 })
 const optimizer = new AdamW(parameters, { lr: 2e-3 })
 const schedule = new LrSchedule({ type: 'cosine', lr: 2e-3, totalSteps: steps, warmupSteps: 2 })
 
@@ -70,7 +73,7 @@ async function heldOutLoss(): Promise<number> {
     const { batch } = await held.gather([sample])
     for (const level of [0.2, 0.5, 0.8]) {
       const sigma = Tensor.full(level, [1])
-      const { metrics } = await pipeline.step(model, batch, { sigma, seed: sample, grad: false })
+      const { metrics } = await evaluation.step(model, batch, { sigma, seed: sample, grad: false })
       losses.push(metrics.unweightedLoss)
     }
   }

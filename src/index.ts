@@ -4,6 +4,7 @@ export { type ImageSize, loadImage, savePng } from './data/image'
 export { FlowtuneError, type FlowtuneErrorCode } from './errors'
 export type { Batch, FlowMatchingContext } from './flow/context'
 export {
+  type AdapterArguments,
   type AdapterFactory,
   type AdapterName,
   type AdapterRegistry,

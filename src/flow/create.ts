@@ -45,6 +45,12 @@ export function registerAdapter<Name extends AdapterName>(name: Name, factory: A
 
 registerAdapter('flux2', (options) => new Flux2Adapter(options))
 
+/** Options of an adapter, which may be left out where none of them is required; then what else is taken. */
+export type AdapterArguments<Name extends AdapterName, Rest extends unknown[] = []> =
+  Record<never, never> extends AdapterRegistry[Name]['options']
+    ? [options?: AdapterRegistry[Name]['options'], ...rest: Partial<Rest>]
+    : [options: AdapterRegistry[Name]['options'], ...rest: Partial<Rest>]
+
 /**
  * An adapter by name. After NeMo Automodel's `create_adapter`.
  *
@@ -52,7 +58,7 @@ registerAdapter('flux2', (options) => new Flux2Adapter(options))
  */
 export function createAdapter<Name extends AdapterName>(
   name: Name,
-  options: AdapterRegistry[Name]['options'] = {},
+  ...[options = {}]: AdapterArguments<Name>
 ): AdapterRegistry[Name]['adapter'] {
   const factory = factories.get(name) as AdapterFactory<Name> | undefined
   if (factory) return factory(options)
@@ -72,14 +78,12 @@ export type PipelineOf<A> =
 /**
  * A pipeline with an adapter by name. After NeMo Automodel's `create_pipeline`.
  *
- * @param adapterOptions of {@link createAdapter}
- * @param options of {@link FlowMatchingPipeline}
+ * The arguments after the name are the options of {@link createAdapter} and those of {@link FlowMatchingPipeline}.
  */
 export function createPipeline<Name extends AdapterName>(
   name: Name,
-  adapterOptions: AdapterRegistry[Name]['options'] = {},
-  options: FlowMatchingPipelineOptions = {},
+  ...[adapterOptions, options]: AdapterArguments<Name, [options: FlowMatchingPipelineOptions]>
 ): PipelineOf<AdapterRegistry[Name]['adapter']> {
-  const adapter = createAdapter(name, adapterOptions) as ModelAdapter
+  const adapter = createAdapter(name, ...([adapterOptions] as AdapterArguments<Name>)) as ModelAdapter
   return new FlowMatchingPipeline(adapter, options) as PipelineOf<AdapterRegistry[Name]['adapter']>
 }

@@ -28,6 +28,8 @@ export interface StepOptions extends StepKey {
   sigma?: Tensor<1>
   /** ε, of the latents' shape, instead of a draw. */
   noise?: Tensor<4>
+  /** Per sample, whether its caption is dropped, instead of a draw: `[false]` for an evaluation. */
+  dropCaption?: readonly boolean[]
   /** Whether a gradient may flow back from the loss. Default true; false for an evaluation. */
   grad?: boolean
   /** Refuse a loss that is not finite or above `maxLoss`. Default true. */
@@ -193,7 +195,12 @@ export class FlowMatchingPipeline<Inputs = unknown, B extends Batch = Batch, Mod
     const drawn = hasFunctions && !options.sigma ? this.sampleTimesteps(samples, { ...options, tokens }) : undefined
     const sigma = options.sigma ?? drawn?.sigma
     const weight = this.#lossWeight && sigma && weightsOf(this.#lossWeight, sigma, tokens, options.step ?? 0)
-    const given = { sigma: handleOf(sigma), noise: handleOf(options.noise), weight: handleOf(weight) }
+    const given = {
+      sigma: handleOf(sigma),
+      noise: handleOf(options.noise),
+      weight: handleOf(weight),
+      dropCaption: options.dropCaption && [...options.dropCaption],
+    }
     const step = await guardAsync(() => this.#handle.prepare(batchHandles(batch), full(options), given))
     return { step, method: drawn?.method }
   }

@@ -205,7 +205,7 @@ export class Tensor<Rank extends number = any> implements Disposable {
   div(other: number): Tensor<Rank>
   div<R extends number>(other: Tensor<R>): Tensor<BroadcastRank<Rank, R>>
   div(other: Tensor | number): Tensor {
-    return typeof other === 'number' ? this.#unary('mul', 1 / other) : this.#binary('div', other)
+    return typeof other === 'number' ? this.#unary('div', other) : this.#binary('div', other)
   }
 
   /** −x. */

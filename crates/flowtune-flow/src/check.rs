@@ -30,7 +30,7 @@ pub(crate) fn check(batch: &Batch, given: &Given) -> Result<Option<Tensor>> {
         in_unit_interval(sigma)?;
     }
     if let Some(drop_caption) = given.drop_caption.as_ref().filter(|drop| drop.len() != samples) {
-        return Err(Error::Invalid(format!("drop_caption must have {samples} entries, got {}", drop_caption.len())));
+        return Err(Error::Invalid(format!("dropCaption must have {samples} entries, got {}", drop_caption.len())));
     }
     batch.loss_mask.as_ref().map(|mask| expanded(mask, latents.shape())).transpose()
 }

@@ -41,6 +41,7 @@ impl Tensor {
                     "pow" => tape.pow(x, a),
                     "add" => tape.add_scalar(x, a),
                     "mul" => tape.scale(x, a),
+                    "div" => tape.div_scalar(x, a),
                     _ => Err(UNKNOWN),
                 }
             })

@@ -162,6 +162,7 @@ fn functions_of_one_value() {
     let twin_positive = |x: &Twin| x.sqr()? + 0.5;
     check("neg", &[&[3, 5]], |t, v| t.neg(&v[0]), |v| v[0].neg());
     check("add_scalar", &[&[3, 5]], |t, v| t.add_scalar(&v[0], 0.3), |v| &v[0] + 0.3);
+    check("div_scalar", &[&[3, 5]], |t, v| t.div_scalar(&v[0], -3.0), |v| &v[0] / -3.0);
     check("square", &[&[3, 5]], |t, v| t.square(&v[0]), |v| v[0].sqr());
     check("abs", &[&[3, 5]], |t, v| t.abs(&v[0]), |v| v[0].abs());
     check("sqrt", &[&[3, 5]], |t, v| t.sqrt(&positive(t, &v[0])?), |v| twin_positive(&v[0])?.sqrt());

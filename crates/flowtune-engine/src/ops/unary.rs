@@ -19,6 +19,15 @@ impl Tape {
         Ok(self.record(&[x], value, |_| |g: Tensor| Ok(vec![Some(g)])))
     }
 
+    /// x / c: rounded once, as a product with 1/c would not be.
+    ///
+    /// # Errors
+    /// When x is not floating.
+    pub fn div_scalar(&self, x: &Var, c: f64) -> Result<Var> {
+        let value = divided(x.tensor(), c)?;
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(divided(&g, c)?)])))
+    }
+
     /// −x.
     ///
     /// # Errors
@@ -153,4 +162,11 @@ impl Tape {
         let saved = value.clone();
         Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(zip_slices::<T>(&saved, &g, backward)?)])))
     }
+}
+
+fn divided(x: &Tensor, c: f64) -> Result<Tensor> {
+    with_real!(x.dtype(), "div_scalar", T => {
+        let c = T::of(c);
+        map::<T>(x, |a| a / c)
+    })
 }
