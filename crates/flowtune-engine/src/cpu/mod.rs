@@ -3,4 +3,5 @@
 pub(crate) mod gemm;
 pub(crate) mod lanes;
 pub(crate) mod parallel;
+pub(crate) mod simd;
 pub(crate) mod strided;

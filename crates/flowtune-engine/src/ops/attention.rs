@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
 use crate::cpu::lanes;
+use crate::cpu::simd::vectorised;
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -100,9 +101,11 @@ fn forward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, d: Dims) -> Result<(Tens
                 let q = head(qs, d.queries, at, d).rows(start, rows);
                 let scores = &mut scores[..rows * d.keys];
                 gemm(MatMut::new(scores, d.keys), Write::Set, d.scale(), q, k.t(), Threads::One);
-                for (row, lse) in scores.chunks_exact_mut(d.keys).zip(&mut lse[start..]) {
-                    *lse = softmax(row);
-                }
+                vectorised(|| {
+                    for (row, lse) in scores.chunks_exact_mut(d.keys).zip(&mut lse[start..]) {
+                        *lse = softmax(row);
+                    }
+                });
                 let out = &mut out[start * d.head_dim..][..rows * d.head_dim];
                 let p = Mat::new(scores, rows, d.keys);
                 gemm(MatMut::new(out, d.head_dim), Write::Set, T::one(), p, v, Threads::One);
@@ -186,14 +189,16 @@ fn head_backward<T: Real>(
         );
         gemm(MatMut::new(p, d.keys), Write::Set, scale, q, k.t(), Threads::One);
         gemm(MatMut::new(ds, d.keys), Write::Set, T::one(), g, v.t(), Threads::One);
-        for (i, (p, ds)) in p.chunks_exact_mut(d.keys).zip(ds.chunks_exact_mut(d.keys)).enumerate() {
-            let delta = lanes::dot(g.row(i), o.row(i));
-            let lse = lse[start + i];
-            for (p, ds) in p.iter_mut().zip(ds) {
-                *p = (*p - lse).exp_fast();
-                *ds = *p * (*ds - delta);
+        vectorised(|| {
+            for (i, (p, ds)) in p.chunks_exact_mut(d.keys).zip(ds.chunks_exact_mut(d.keys)).enumerate() {
+                let delta = lanes::dot(g.row(i), o.row(i));
+                let lse = lse[start + i];
+                for (p, ds) in p.iter_mut().zip(ds) {
+                    *p = (*p - lse).exp_fast();
+                    *ds = *p * (*ds - delta);
+                }
             }
-        }
+        });
         let (p, ds) = (Mat::new(p, rows, d.keys), Mat::new(ds, rows, d.keys));
         gemm(MatMut::new(&mut dv, d.head_dim), Write::Add, T::one(), p.t(), g, Threads::One);
         gemm(MatMut::new(&mut dk, d.head_dim), Write::Add, scale, ds.t(), q, Threads::One);

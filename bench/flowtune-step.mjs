@@ -1,0 +1,31 @@
+// One training run of random weights, timed: prints JSON on stdout. `step.mjs` starts it.
+
+import { readFileSync } from 'node:fs'
+import { AdamW, clipGradNorm, createPipeline, Flux2Transformer, Tensor } from '../dist/index.js'
+
+const [name, mode, checkpointing, steps] = process.argv.slice(2)
+const geometries = JSON.parse(readFileSync(new URL('geometries.json', import.meta.url), 'utf8'))
+const { transformer, latents, textTokens } = geometries[name]
+
+const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1 })
+model.activationCheckpointing = checkpointing === 'checkpointed'
+if (mode === 'lora') await model.addLora({ rank: 16 })
+else model.setTrainable(true)
+const pipeline = createPipeline('flux2', { useGuidanceEmbeds: true })
+const optimizer = new AdamW(model.trainableParameters, { lr: 1e-4 })
+const batch = {
+  imageLatents: Tensor.randn([1, 128, ...latents], { seed: 1 }),
+  textEmbeddings: Tensor.randn([1, textTokens, transformer.joint_attention_dim], { seed: 2 }),
+}
+const seconds = []
+for (let step = 0; step < Number(steps) + 1; step += 1) {
+  const started = performance.now()
+  const { loss } = await pipeline.step(model, batch, { seed: 1, step })
+  const gradients = await loss.backward()
+  await clipGradNorm(gradients, 1)
+  await optimizer.step(gradients)
+  seconds.push((performance.now() - started) / 1000)
+}
+// The first step warms up: it allocates, and pages weights in.
+const peakBytes = process.resourceUsage().maxRSS * 1024
+process.stdout.write(JSON.stringify({ seconds: seconds.slice(1), peakBytes }))
