@@ -6,7 +6,7 @@ import {
   FlowMatchingPipeline,
   FlowtuneError,
   Flux2Adapter,
-  type Flux2Transformer,
+  Flux2Transformer,
   inspect,
   LrSchedule,
   resolveRecipe,
@@ -57,6 +57,15 @@ describe('errors of the core', () => {
   it('come before a run starts when the recipe is wrong', async () => {
     const recipe = { model: { path: 'm' }, data: { train: 'd' }, train: { steps: -1 } }
     await expect(train(recipe)).rejects.toMatchObject({ code: 'RECIPE_INVALID' })
+  })
+})
+
+describe('a transformer’s config', () => {
+  it('is refused with a key that would leave FLUX.2 dev’s size in its place', async () => {
+    await expect(Flux2Transformer.fromConfig({ num_layer: 1 } as object)).rejects.toMatchObject({
+      code: 'RECIPE_INVALID',
+      message: "`num_layer` is not a key of a transformer's config; did you mean `num_layers`?",
+    })
   })
 })
 
@@ -129,7 +138,7 @@ describe('a step', () => {
       { imageLatents: tall().to('float64') },
       {},
       'SHAPE_MISMATCH',
-      'expected dtype float32, got float64',
+      'batch.imageLatents: expected dtype float32, got float64',
     ],
     [
       'embeddings of other samples',
@@ -164,7 +173,7 @@ describe('a step', () => {
       { lossMask: Tensor.zeros([1, 1, 3, 2]) },
       {},
       'SHAPE_MISMATCH',
-      'mask must have shape with at least one element that is not 0',
+      'batch.lossMask must have shape [2 or 1, 8 or 1, 3, 2] with at least one element that is not 0, but has [1, 1, 3, 2]',
     ],
     [
       'guidance of other samples',

@@ -15,7 +15,7 @@ describe('flowtune explain', () => {
     expect(stdout).toMatch(/^ {4}64² {5}16 {3}0\.459 {3}1\.583 {2}this recipe$/m)
     expect(stdout).toMatch(/^trains [\d,]+ parameters \(lora\), \d+\.\d\d % of the transformer's [\d,]+$/m)
     expect(stdout).toContain('times each of 40 images')
-    expect(Math.max(...stdout.split('\n').map((line) => [...line].length))).toBeLessThanOrEqual(100)
+    expect(Math.max(...stdout.split('\n').map((line) => [...line].length))).toBeLessThanOrEqual(80)
   })
 
   it('tells machines, and draws', async () => {
@@ -30,6 +30,17 @@ describe('flowtune explain', () => {
     writeFileSync(svg, `${before} `)
     expect((await cli(['explain', file, '--svg', svg])).status).toBe(2)
     expect(readFileSync(svg, 'utf8')).toBe(`${before} `)
+  })
+
+  it('tells no shift where none applies, and a weighting by its ends and its middle', async () => {
+    const folder = temporaryFolder()
+    const flowMatching = { timestepSampling: 'beta', lossWeighting: 'bsmntw' } as const
+    const file = recipeFile(folder, { ...tinyRecipe(folder, 30), flowMatching })
+    const { status, stdout } = await cli(['explain', file])
+    expect(status).toBe(0)
+    expect(stdout).toMatch(/^σ at 32×32 pixels, 4 tokens, no shift$/m)
+    expect(stdout).not.toContain('flow shift:')
+    expect(stdout).toMatch(/^loss weighting {5}bsmntw \(0\.00 at σ 0, 1\.\d\d at σ 0\.5, 0\.\d\d at σ 1\)$/m)
   })
 
   it('names what is wrong', async () => {

@@ -374,8 +374,8 @@ export interface SigmaBucket {
   height: number
   /** Image tokens. */
   tokens: number
-  /** How far σ is shifted: s of s/(s + 1/u − 1). */
-  shift: number
+  /** How far σ is shifted: s of s/(s + 1/u − 1); null where σ is drawn without a shift. */
+  shift: number | null
   /** Density over bins of equal width in 0..1; its mean is 1. */
   density: number[]
   /** Mean σ. */

@@ -37,8 +37,8 @@ function lines(explanation: Explanation): string[] {
     '',
     ...samplingLines(explanation),
     '',
-    ...shiftLines(explanation),
-    '',
+    // Where σ is drawn without a shift, a table of shifts would mislead.
+    ...(explanation.buckets.some(({ shift }) => shift !== null) ? [...shiftLines(explanation), ''] : []),
     ...trainingLines(explanation),
   ]
 }
@@ -60,7 +60,7 @@ function densityLines({ width, height, tokens, shift, density, mean, quantiles }
   })
   const [low, middle, high] = quantiles.map((sigma) => sigma.toFixed(2))
   return [
-    `σ at ${width}×${height} pixels, ${tokens} tokens, shift ${shift.toFixed(3)}`,
+    `σ at ${width}×${height} pixels, ${tokens} tokens, ${shift === null ? 'no shift' : `shift ${shift.toFixed(3)}`}`,
     ...rows,
     `  └${'─'.repeat(density.length)}┘`,
     `  0 image${' '.repeat(density.length - 14)}noise 1`,
@@ -71,8 +71,11 @@ function densityLines({ width, height, tokens, shift, density, mean, quantiles }
 function samplingLines(explanation: Explanation): string[] {
   const { lossWeighting, weights, guidance, captionDropout, captionDropoutMode } = explanation
   const sampling = explanation.useSigmaNoise ? explanation.timestepSampling : 'uniform, without shift'
-  const [first, last] = [weights[0]?.[1] ?? 1, weights.at(-1)?.[1] ?? 1]
-  const range = lossWeighting === 'none' ? '' : ` (${first.toFixed(2)} at σ 0, ${last.toFixed(2)} at σ 1)`
+  const points = [0, (weights.length - 1) / 2, weights.length - 1].flatMap((i) => {
+    const [sigma, weight] = weights[i] ?? []
+    return sigma === undefined || weight === undefined ? [] : [`${weight.toFixed(2)} at σ ${sigma}`]
+  })
+  const range = lossWeighting === 'none' ? '' : ` (${points.join(', ')})`
   const standIn = captionDropoutMode === 'zero' ? 'zeros' : 'the empty prompt'
   return [
     `timestep sampling  ${sampling}`,
@@ -96,13 +99,17 @@ function trainingLines(explanation: Explanation): string[] {
   const share = ((100 * trainableParameters) / totalParameters).toFixed(2)
   const samples = steps * samplesPerStep
   const epochs = images ? `, ${(samples / images).toFixed(1)} times each of ${images} images` : ''
-  const width = Math.max(...modules.map(({ name }) => name.length))
-  const row = ({ name, count, shape, parameters }: ModuleGroup) =>
-    `  ${String(count).padStart(3)} × ${name.padEnd(width)}  ${shape.join('×').padStart(11)}  ${grouped(parameters).padStart(12)}`
+  const cells = modules.map(({ name, count, shape, parameters }: ModuleGroup) => {
+    return [`${count}×`, name, shape.join('×'), grouped(parameters)]
+  })
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...cells.map((row) => row[column]?.length ?? 0)))
+  // The name stands left, numbers stand right.
+  const cell = (text: string, column: number) =>
+    column === 1 ? text.padEnd(widths[column] ?? 0) : text.padStart(widths[column] ?? 0)
   return [
     `${steps} steps of ${samplesPerStep} samples: ${grouped(samples)} samples${epochs}`,
     `trains ${grouped(trainableParameters)} parameters (${mode}), ${share} % of the transformer's ${grouped(totalParameters)}`,
-    ...modules.map(row),
+    ...cells.map((row) => `  ${row.map(cell).join(' ')}`),
   ]
 }
 

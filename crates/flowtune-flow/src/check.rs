@@ -10,9 +10,10 @@ use crate::flow_matching::Given;
 /// Checks a batch and what is given with it. Returns the mask, expanded to the latents' shape.
 pub(crate) fn check(batch: &Batch, given: &Given) -> Result<Option<Tensor>> {
     let latents = &batch.image_latents;
-    let &[samples, ..] = rank(latents, "batch.image_latents", "[batch, 128, h, w]", 4)? else {
-        return Err(wrong("batch.image_latents", "[batch, 128, h, w]".to_owned(), latents));
-    };
+    let samples = rank(latents, "batch.image_latents", "[batch, 128, h, w]", 4)?[0];
+    if samples == 0 {
+        return Err(wrong("batch.image_latents", "[batch, 128, h, w] with at least one sample".to_owned(), latents));
+    }
     rank(&batch.text_embeddings, "batch.text_embeddings", &format!("[{samples}, tokens, dim]"), 3)?;
     if batch.text_embeddings.dim(0) != samples {
         return Err(wrong("batch.text_embeddings", format!("[{samples}, tokens, dim]"), &batch.text_embeddings));
@@ -40,22 +41,22 @@ fn rank<'a>(tensor: &'a Tensor, argument: &'static str, expected: &str, rank: us
         let expected = format!("{expected} (rank {rank}, not {})", tensor.shape().len());
         return Err(wrong(argument, expected, tensor));
     }
-    float32(tensor)?;
+    float32(tensor, argument)?;
     Ok(tensor.shape())
 }
 
 fn shaped(tensor: &Tensor, argument: &'static str, shape: &[usize]) -> Result<()> {
-    float32(tensor)?;
+    float32(tensor, argument)?;
     match tensor.shape() == shape {
         true => Ok(()),
         false => Err(wrong(argument, format!("{shape:?}"), tensor)),
     }
 }
 
-fn float32(tensor: &Tensor) -> Result<()> {
+fn float32(tensor: &Tensor, argument: &'static str) -> Result<()> {
     match tensor.dtype() {
         DType::F32 => Ok(()),
-        other => Err(EngineError::DType { op: "step", expected: "float32", got: other.name() }.into()),
+        other => Err(EngineError::DType { op: argument, expected: "float32", got: other.name() }.into()),
     }
 }
 
@@ -67,18 +68,19 @@ fn in_unit_interval(sigma: &Tensor) -> Result<()> {
 }
 
 fn expanded(mask: &Tensor, shape: &[usize]) -> Result<Tensor> {
-    float32(mask)?;
+    let argument = "batch.loss_mask";
+    float32(mask, argument)?;
+    let &[samples, channels, h, w] = shape else { return Err(wrong(argument, format!("{shape:?}"), mask)) };
+    let expected = format!("[{samples} or 1, {channels} or 1, {h}, {w}]");
     let fits = mask.shape().len() == shape.len()
         && mask.shape().iter().zip(shape).enumerate().all(|(i, (m, s))| m == s || (i < 2 && *m == 1));
-    match fits {
-        true => Ok(expand(mask, shape)?),
-        false => {
-            let [samples, channels, h, w] = shape else {
-                return Err(wrong("batch.loss_mask", format!("{shape:?}"), mask));
-            };
-            Err(wrong("batch.loss_mask", format!("[{samples} or 1, {channels} or 1, {h}, {w}]"), mask))
-        }
+    if !fits {
+        return Err(wrong(argument, expected, mask));
     }
+    if mask.as_slice::<f32>()?.iter().all(|&m| m == 0.0) {
+        return Err(wrong(argument, format!("{expected} with at least one element that is not 0"), mask));
+    }
+    Ok(expand(mask, shape)?)
 }
 
 fn wrong(argument: &'static str, expected: String, got: &Tensor) -> Error {

@@ -102,7 +102,7 @@ impl FlowMatching {
     /// Noise levels from given draws, one of each per sample.
     ///
     /// # Errors
-    /// `RECIPE_INVALID` under `beta`, which has draws of its own; `SHAPE_MISMATCH` for lists of different lengths.
+    /// `RECIPE_INVALID` under `beta`, which has draws of its own, and for lists of different lengths.
     pub fn sigmas_of(&self, uniform: &[f32], normal: &[f32], tokens: usize) -> Result<Sigmas> {
         sigmas_of(&self.sigma_options(tokens), uniform, normal)
     }
@@ -171,7 +171,8 @@ impl FlowMatching {
         let WeightedLoss { mut loss, unweighted } = main_loss(tape, step, prediction, elements)?;
         let mut named = Vec::with_capacity(auxiliary.len());
         for (name, value) in auxiliary {
-            named.push((name, value.tensor().to_scalar()?));
+            let number = value.tensor().to_scalar().map_err(|_| not_a_scalar(&name, value.tensor()))?;
+            named.push((name, number));
             // A scalar of any rank: `[1]` is one too.
             loss = tape.add(&loss, &tape.reshape(&value, &[])?)?;
         }
@@ -202,6 +203,11 @@ impl FlowMatching {
         let draw = |i: u64| stream(seed, step, first + i, Purpose::CaptionDropout).random::<f64>();
         (0..samples as u64).map(|i| draw(i) < self.options.cfg_dropout_prob).collect()
     }
+}
+
+fn not_a_scalar(name: &str, got: &Tensor) -> Error {
+    let (expected, got) = (format!("[] (`{name}` is one number)"), got.shape().to_vec());
+    EngineError::Shape { op: "step", argument: "auxiliary loss", expected, got }.into()
 }
 
 fn main_loss(tape: &Tape, step: &PreparedStep, prediction: &Var, elements: Option<Var>) -> Result<WeightedLoss> {

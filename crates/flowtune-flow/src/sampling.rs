@@ -1,5 +1,39 @@
 //! Sampling: Euler steps along the learned path, from noise to latents.
 //! Source: diffusers `pipeline_flux2_klein.py`, `scheduling_flow_match_euler_discrete.py`.
+//!
+//! ```
+//! use flowtune_engine::Tensor;
+//! use flowtune_flow::random::{Purpose, normal_batch};
+//! use flowtune_flow::sampling::{SampleInputs, sample};
+//! use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
+//!
+//! # fn main() -> flowtune_flow::Result<()> {
+//! # let config = Flux2Config {
+//! #     in_channels: 8,
+//! #     num_layers: 1,
+//! #     num_single_layers: 1,
+//! #     attention_head_dim: 8,
+//! #     num_attention_heads: 2,
+//! #     joint_attention_dim: 6,
+//! #     axes_dims_rope: vec![2; 4],
+//! #     guidance_embeds: false,
+//! #     ..Flux2Config::default()
+//! # };
+//! let model = Flux2Transformer::random(config, 0)?;
+//! let inputs = SampleInputs {
+//!     text_embeddings: Tensor::full(0.5f32, &[1, 4, 6]),
+//!     negative_text_embeddings: None,
+//!     initial_latents: normal_batch(7, 0, 0, Purpose::Noise, &[1, 8, 3, 2])?,
+//!     steps: 4,
+//!     guidance_scale: 1.0,
+//! };
+//! let latents = sample(&model, &inputs, &mut |step| {
+//!     println!("step {step}");
+//!     Ok(())
+//! })?;
+//! assert_eq!(latents.shape(), [1, 8, 3, 2]);
+//! # Ok(()) }
+//! ```
 
 use flowtune_engine::{Tape, Tensor, Var};
 use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer};

@@ -26,12 +26,15 @@ impl Failure {
 impl From<flowtune_engine::Error> for Failure {
     /// Arguments and operations under the names that JavaScript knows them by.
     fn from(error: flowtune_engine::Error) -> Self {
-        use flowtune_engine::Error::Shape;
+        use flowtune_engine::Error::{DType, Shape};
         let code = error.code();
         match error {
             Shape { op, argument, expected, got } => {
                 let (op, argument) = (camel_case(op), camel_case(argument));
                 Self::new(code, format!("{op}: {argument} must have shape {expected}, but has {got:?}"))
+            }
+            DType { op, expected, got } => {
+                Self::new(code, format!("{}: expected dtype {expected}, got {got}", camel_case(op)))
             }
             other => Self::new(code, other.to_string()),
         }

@@ -7,8 +7,8 @@ use flowtune_engine::{Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
 use flowtune_models::lora::{add_lora, load_lora, lora_config, lora_params, remove_lora, save_lora};
-use flowtune_models::transformer::{Flux2Config, Flux2Inputs, Flux2Transformer as Transformer};
-use flowtune_train::lora_options;
+use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer};
+use flowtune_train::{lora_options, transformer_config};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -62,7 +62,7 @@ impl Flux2Transformer {
     ) -> napi::Result<Object<'env>> {
         let weights = by_name(names, &tensors);
         promise(env, move || {
-            let config = config(&config_json)?;
+            let config = transformer_config(&config_json)?;
             let model = match seed {
                 Some(seed) => Transformer::random(config, seed as u64)?,
                 None => Transformer::load(config, &Weights::from_tensors(weights?))?,
@@ -201,10 +201,6 @@ impl SampleTensors {
             guidance_scale: self.guidance_scale,
         })
     }
-}
-
-fn config(json: &str) -> Result<Flux2Config, Failure> {
-    serde_json::from_str(json).map_err(|error| Failure::new("RECIPE_INVALID", format!("config: {error}")))
 }
 
 fn text(path: PathBuf) -> String {

@@ -4,10 +4,10 @@ mod modules;
 mod plot;
 
 use flowtune_data::Dataset;
-use flowtune_flow::FlowMatching;
 use flowtune_flow::shift::{FlowShift, dynamic_mu, linear_mu};
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
+use flowtune_flow::{FlowMatching, FlowMatchingOptions};
 use flowtune_models::ModelFolder;
 use flowtune_models::transformer::Flux2Config;
 use serde::Serialize;
@@ -79,8 +79,8 @@ pub struct Bucket {
     pub height: usize,
     /// Image tokens.
     pub tokens: usize,
-    /// The shift.
-    pub shift: f64,
+    /// The shift; none where σ is drawn without one.
+    pub shift: Option<f64>,
     /// Density of σ over bins of equal width in 0..1; its mean is 1.
     pub density: Vec<f64>,
     /// Mean σ.
@@ -159,11 +159,15 @@ fn bucket(flow: &FlowMatching, seed: u64, width: usize, height: usize) -> Result
         width,
         height,
         tokens,
-        shift: flow.options.flow_shift.factor(tokens),
+        shift: is_shifted(&flow.options).then(|| flow.options.flow_shift.factor(tokens)),
         density,
         mean: sigma.iter().map(|&s| f64::from(s)).sum::<f64>() / DRAWS as f64,
         quantiles: [quantile(0.1), quantile(0.5), quantile(0.9)],
     })
+}
+
+fn is_shifted(options: &FlowMatchingOptions) -> bool {
+    options.use_sigma_noise && options.timestep_sampling != TimestepSampling::Beta
 }
 
 fn shift(flow_shift: FlowShift, resolution: usize) -> Shift {

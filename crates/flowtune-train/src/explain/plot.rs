@@ -62,7 +62,8 @@ fn draw(
         let shade = BLUE.mix(1.0 / (i + 1) as f64);
         let width = 1.0 / bucket.density.len() as f64;
         let middle = bucket.density.iter().enumerate().map(|(i, &d)| ((i as f64 + 0.5) * width, d));
-        let label = format!("σ at {}×{} (shift {:.2})", bucket.width, bucket.height, bucket.shift);
+        let shift = bucket.shift.map_or("no shift".to_owned(), |shift| format!("shift {shift:.2}"));
+        let label = format!("σ at {}×{} ({shift})", bucket.width, bucket.height);
         chart
             .draw_series(AreaSeries::new(middle, 0.0, shade.mix(0.25)).border_style(shade.stroke_width(2)))
             .map_err(drawn)?

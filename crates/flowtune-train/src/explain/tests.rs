@@ -49,6 +49,35 @@ fn the_largest_model_is_outlined_without_its_memory() {
 }
 
 #[test]
+fn klein_has_its_number_of_parameters() {
+    // FLUX.2 klein 4B; d = 3072. A double block has 26·d² and four norms of heads, a single block 13·d² and two.
+    let config = Flux2Config {
+        num_layers: 5,
+        num_single_layers: 20,
+        num_attention_heads: 24,
+        joint_attention_dim: 7680,
+        guidance_embeds: false,
+        ..Flux2Config::default()
+    };
+    let (d, head) = (config.dim(), config.attention_head_dim);
+    let blocks = 5 * (26 * d * d + 4 * head) + 20 * (13 * d * d + 2 * head);
+    // Timestep, three modulations, the last norm; then image, text, sinusoid and output.
+    let rest = (1 + 6 + 6 + 3 + 2) * d * d + (128 + 7680 + 256 + 128) * d;
+    let (_, weights) = Flux2Transformer::outline(config).unwrap();
+    let total: usize = weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum();
+    assert_eq!((total, total), (blocks + rest, 3_875_544_576));
+}
+
+#[test]
+fn a_shift_that_does_not_apply_is_not_told() {
+    for flow in [r#"{"timestepSampling": "beta"}"#, r#"{"useSigmaNoise": false}"#] {
+        let explained = explain(&recipe(&format!(r#", "flowMatching": {flow}"#))).unwrap();
+        assert_eq!(explained.buckets[0].shift, None, "{flow}");
+        assert!(draw_explanation(&explained).unwrap().contains("σ at 64×64 (no shift)"), "{flow}");
+    }
+}
+
+#[test]
 fn blocks_are_taken_together() {
     let explained = explain(&recipe("")).unwrap();
     let group = explained.modules.iter().find(|m| m.name == "transformer_blocks.*.attn.to_out.0").unwrap();
@@ -62,7 +91,10 @@ fn blocks_are_taken_together() {
 fn noise_levels_are_those_of_training() {
     let explained = explain(&recipe(r#", "flowMatching": {"timestepSampling": "uniform", "flowShift": 1}"#)).unwrap();
     let [bucket] = &explained.buckets[..] else { panic!() };
-    assert_eq!((bucket.tokens, bucket.shift, explained.samples_per_step, explained.images), (16, 1.0, 8, Some(36)));
+    assert_eq!(
+        (bucket.tokens, bucket.shift, explained.samples_per_step, explained.images),
+        (16, Some(1.0), 8, Some(36))
+    );
     // 5,000 draws a bin: five standard deviations are 7 %.
     assert!(bucket.density.iter().all(|d| (d - 1.0).abs() < 0.07), "{:?}", bucket.density);
     for (quantile, expected) in bucket.quantiles.into_iter().zip([0.1, 0.5, 0.9]) {
@@ -79,7 +111,7 @@ fn shifts_and_weights_follow_their_formulas() {
     let at = |side: usize| explained.shifts.iter().find(|s| s.resolution == side).unwrap();
     assert_eq!((at(256).mu, at(1024).mu, at(1024).tokens), (Some(0.5), Some(1.15), 4096));
     assert_eq!(explained.shifts.iter().map(|s| s.resolution).collect::<Vec<_>>(), [64, 256, 512, 768, 1024, 1536]);
-    let shift = explained.buckets[0].shift;
+    let shift = explained.buckets[0].shift.unwrap();
     for [sigma, weight] in &explained.weights {
         assert!((weight - (1.0 + shift * sigma)).abs() < 1e-5);
     }

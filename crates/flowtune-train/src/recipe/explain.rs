@@ -35,11 +35,15 @@ fn unknown_key(path: &str, names: &[String]) -> String {
     // The path ends with the unknown key itself.
     let parent = path.strip_suffix(unknown.as_str()).unwrap_or(path).trim_end_matches('.');
     let full = |key: &str| if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") };
-    let advice = match nearest(unknown, known) {
+    format!("`{}` is not a recipe key; {}", full(unknown), advice(unknown, known, full))
+}
+
+/// The known key that was probably meant, under its full name, or all that are known.
+pub(super) fn advice(unknown: &str, known: &[String], full: impl Fn(&str) -> String) -> String {
+    match nearest(unknown, known) {
         Some(key) => format!("did you mean `{}`?", full(key)),
         None => format!("known here: {}", known.join(", ")),
-    };
-    format!("`{}` is not a recipe key; {advice}", full(unknown))
+    }
 }
 
 /// `names`: the unknown value, then the known ones.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use section::{flow_matching_options, lora_options, lr_schedule_options, optimizer_options};
+pub use section::{flow_matching_options, lora_options, lr_schedule_options, optimizer_options, transformer_config};
 pub use sections::{
     CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
     Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,

@@ -88,6 +88,7 @@ const RULES: &[Rule] = &[
 
 /// Checks the numbers that a recipe gives; what is absent or `null` has a default or is reported as missing later.
 pub(super) fn check(recipe: &Value) -> Result<()> {
+    check_objects(recipe)?;
     for rule in RULES {
         let pointer = format!("/{}", rule.key.replace('.', "/"));
         match recipe.pointer(&pointer) {
@@ -101,6 +102,16 @@ pub(super) fn check(recipe: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// serde reads a list as the values of a section in order, past the rules, which know keys.
+fn check_objects(recipe: &Value) -> Result<()> {
+    let refuse = |what: &str| Err(Error::Recipe(format!("{what} must be an object with keys, got a list")));
+    if recipe.is_array() {
+        return refuse("the recipe");
+    }
+    let listed = recipe.as_object().and_then(|sections| sections.iter().find(|(_, section)| section.is_array()));
+    listed.map_or(Ok(()), |(name, _)| refuse(&format!("`{name}`")))
 }
 
 impl Rule {

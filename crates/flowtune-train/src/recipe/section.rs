@@ -3,10 +3,11 @@
 
 use flowtune_flow::FlowMatchingOptions;
 use flowtune_models::lora::LoraConfig;
+use flowtune_models::transformer::Flux2Config;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::explain::explain;
+use super::explain::{advice, explain};
 use super::rules::{check, check_sigma_range};
 use super::{LoraRecipe, LrScheduleRecipe, OptimizerRecipe};
 use crate::error::{Error, Result};
@@ -51,9 +52,37 @@ pub fn lr_schedule_options(json: &str) -> Result<LrScheduleRecipe> {
     section("lrSchedule", json)
 }
 
-fn section<T: DeserializeOwned>(name: &str, json: &str) -> Result<T> {
+/// Geometry of a transformer from JSON with the keys of diffusers' `config.json`. Keys that diffusers writes for itself
+/// (`_class_name`, `patch_size`) are passed over; any other unknown key is refused, for its absence means FLUX.2 dev's.
+///
+/// # Errors
+/// As [`flow_matching_options`].
+pub fn transformer_config(json: &str) -> Result<Flux2Config> {
+    let value = object(json)?;
+    let known: Vec<String> = keys(&json!(Flux2Config::default()));
+    let of_diffusers = |key: &String| key.starts_with('_') || key == "patch_size";
+    if let Some(key) = keys(&value).into_iter().find(|key| !known.contains(key) && !of_diffusers(key)) {
+        let advice = advice(&key, &known, str::to_owned);
+        return Err(Error::Recipe(format!("`{key}` is not a key of a transformer's config; {advice}")));
+    }
+    serde_path_to_error::deserialize(&value).map_err(explain)
+}
+
+fn keys(value: &Value) -> Vec<String> {
+    value.as_object().into_iter().flat_map(|object| object.keys().cloned()).collect()
+}
+
+fn object(json: &str) -> Result<Value> {
     let value: Value =
         serde_json::from_str(json).map_err(|e| Error::Recipe(format!("the options are not JSON: {e}")))?;
+    if !value.is_object() {
+        return Err(Error::Recipe(format!("the options must be an object with keys, got {value}")));
+    }
+    Ok(value)
+}
+
+fn section<T: DeserializeOwned>(name: &str, json: &str) -> Result<T> {
+    let value = object(json)?;
     // The rules know keys by their whole path, the user only what was handed over.
     check(&json!({ name: &value })).map_err(|error| match error {
         Error::Recipe(message) => Error::Recipe(message.replacen(&format!("`{name}."), "`", 1)),
@@ -82,6 +111,19 @@ mod tests {
     }
 
     #[test]
+    fn a_transformers_config_takes_diffusers_keys_and_no_others() {
+        let json = r#"{"_class_name": "Flux2Transformer2DModel", "patch_size": 1, "num_layers": 2}"#;
+        assert_eq!(transformer_config(json).unwrap().num_layers, 2);
+        for (json, words) in [
+            (r#"{"num_layer": 1}"#, "`num_layer` is not a key of a transformer's config; did you mean `num_layers`?"),
+            (r#"{"num_layers": "two"}"#, "`num_layers` must be"),
+        ] {
+            let message = message(transformer_config(json).unwrap_err());
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_key_as_it_was_given() {
         for (json, words) in [
             (r#"{"timestepSampling": "logitnormal"}"#, "`timestepSampling` must be one of"),
@@ -94,6 +136,10 @@ mod tests {
         ] {
             let message = message(flow_matching_options(json).unwrap_err());
             assert!(message.contains(words), "{message}");
+        }
+        for json in ["[]", r#"["mode", 0, -1]"#, "null", "3"] {
+            let message = message(flow_matching_options(json).unwrap_err());
+            assert!(message.starts_with("the options must be an object with keys, got "), "{message}");
         }
         assert!(message(lora_options(r#"{"rank": 0}"#).unwrap_err()).starts_with("`rank` must be"));
         assert!(message(optimizer_options(r#"{"lr": "fast"}"#).unwrap_err()).starts_with("`lr` must be"));

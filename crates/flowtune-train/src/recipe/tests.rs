@@ -131,6 +131,7 @@ fn wrong_types_and_choices_are_named() {
         ("data.train", json!([]), "`data.train` must name at least one folder"),
         ("data.train", json!([""]), "`data.train` must be a path, got an empty string"),
         ("lora", json!(5), "`lora` must be an object with keys, got integer `5`"),
+        ("flowMatching", json!(["mode", 0, -1]), "`flowMatching` must be an object with keys, got a list"),
         ("validation.prompts", json!("a cat"), "`validation.prompts` must be a list"),
     ];
     for (key, value, expected) in cases {
