@@ -82,6 +82,7 @@ describe('loadRecipe', () => {
 
 /** Every value of the keys that have a few. */
 const ENUMS = {
+  'model.precision': ['float32', 'bfloat16', 'mixed'],
   'data.onBadFile': ['fail', 'skip'],
   'flowMatching.timestepSampling': ['uniform', 'logit_normal', 'lognorm', 'mode', 'mix', 'beta'],
   'flowMatching.lossWeighting': ['none', 'linear', 'bsmntw'],
@@ -94,7 +95,7 @@ const ENUMS = {
 
 /** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
 const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
-  model: { path: '/model', allowDistilled: true },
+  model: { path: '/model', allowDistilled: true, precision: 'mixed' },
   data: {
     train: ['/images'],
     heldOut: ['/held-out'],

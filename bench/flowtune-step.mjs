@@ -3,11 +3,12 @@
 import { readFileSync } from 'node:fs'
 import { AdamW, clipGradNorm, createPipeline, Flux2Transformer, Tensor } from '../dist/index.js'
 
-const [name, mode, checkpointing, steps] = process.argv.slice(2)
+const [name, mode, checkpointing, steps, dtype] = process.argv.slice(2)
 const geometries = JSON.parse(readFileSync(new URL('geometries.json', import.meta.url), 'utf8'))
 const { transformer, latents, textTokens } = geometries[name]
 
-const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1 })
+const precision = dtype === 'bfloat16' && mode === 'full' ? 'mixed' : dtype
+const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1, precision })
 model.activationCheckpointing = checkpointing === 'checkpointed'
 if (mode === 'lora') await model.addLora({ rank: 16 })
 else model.setTrainable(true)

@@ -2,7 +2,7 @@
 // PyTorch, in turn A B A B, so that both see the same machine.
 //
 //   node bench/step.mjs [--geometry mid,klein-blocks] [--mode lora,full] [--steps 3] [--rounds 2]
-//                       [--peer ~/peer/bin/python] [--json FILE]
+//                       [--dtype float32,bfloat16] [--peer ~/peer/bin/python] [--json FILE]
 
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
@@ -17,7 +17,7 @@ const { values: options } = parseArgs({
     steps: { type: 'string', default: '3' },
     rounds: { type: 'string', default: '2' },
     peer: { type: 'string' },
-    'peer-dtype': { type: 'string', default: 'float32,bfloat16' },
+    dtype: { type: 'string', default: 'float32,bfloat16' },
     json: { type: 'string' },
   },
 })
@@ -28,18 +28,16 @@ const CHECKPOINTING = ['kept', 'checkpointed']
 
 /** What is timed: a label and how to start it. */
 function contenders(geometry, mode) {
-  const own = CHECKPOINTING.map((checkpointing) => ({
-    label: `flowtune float32 ${checkpointing}`,
-    command: [process.execPath, here('flowtune-step.mjs'), geometry, mode, checkpointing, options.steps],
-  }))
-  if (!options.peer) return own
-  const peer = list(options['peer-dtype']).flatMap((dtype) =>
-    CHECKPOINTING.map((checkpointing) => ({
-      label: `PyTorch ${dtype} ${checkpointing}`,
-      command: [options.peer, here('peer-step.py'), geometry, mode, checkpointing, options.steps, dtype],
-    })),
+  const programs = [['flowtune', process.execPath, here('flowtune-step.mjs')]]
+  if (options.peer) programs.push(['PyTorch', options.peer, here('peer-step.py')])
+  return programs.flatMap(([name, ...program]) =>
+    list(options.dtype).flatMap((dtype) =>
+      CHECKPOINTING.map((checkpointing) => ({
+        label: `${name} ${dtype} ${checkpointing}`,
+        command: [...program, geometry, mode, checkpointing, options.steps, dtype],
+      })),
+    ),
   )
-  return [...own, ...peer]
 }
 
 function start([program, ...args]) {

@@ -62,4 +62,15 @@ export {
 } from './tensor/tensor'
 export type * from './types'
 export type { WatchOptions } from './watch'
-export { evaluate, explain, inspect, prepare, sample, type TrainOptions, train, verify, version } from './work'
+export {
+  evaluate,
+  explain,
+  inspect,
+  prepare,
+  sample,
+  type TrainOptions,
+  train,
+  type VerifyOptions,
+  verify,
+  version,
+} from './work'

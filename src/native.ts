@@ -223,12 +223,13 @@ export interface NativeBinding {
   learningRate(optionsJson: string, lr: number, totalSteps: number, index: number): number
   CancelToken: new () => NativeCancelToken
   Flux2Transformer: {
-    load(path: string): Promise<NativeTransformer>
+    load(path: string, precision: string): Promise<NativeTransformer>
     fromConfig(
       configJson: string,
       names: string[],
       tensors: NativeTensor[],
       seed: number | undefined,
+      precision: string,
     ): Promise<NativeTransformer>
   }
   AutoencoderKLFlux2: {

@@ -1,12 +1,20 @@
 /** How σ is drawn while training. `lognorm` is a logit-normal with mean 0 and deviation 1, whatever the other keys say. */
 export type TimestepSampling = 'uniform' | 'logit_normal' | 'lognorm' | 'mode' | 'mix' | 'beta'
 
+/**
+ * Types of weights and of computation; sums, norms, the loss, adapters and optimizers are float32 in each. `bfloat16`:
+ * both, for LoRA. `mixed`: float32 weights multiplied in bfloat16, for full fine-tuning.
+ */
+export type Precision = 'float32' | 'bfloat16' | 'mixed'
+
 /** The model to start from. */
 export interface ModelRecipe {
   /** Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler). */
   path: string
   /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */
   allowDistilled?: boolean
+  /** Types of the transformer's weights and of the computation. Default `float32`. */
+  precision?: Precision
 }
 
 /** Images with a `.txt` caption of the same name beside each. */

@@ -3,6 +3,7 @@ import { guard, guardAsync } from './errors'
 import { type RunOptions, runJob } from './job'
 import { native } from './native'
 import { resolveRecipe } from './recipe'
+import type { Precision } from './recipe-types'
 import { TrainingRun } from './run'
 import type {
   EvaluateSummary,
@@ -47,9 +48,19 @@ export async function evaluate(target: Recipe | { runDir: string }, run: RunOpti
   return runJob('evaluate', options, run)
 }
 
-/** Computes parity cases and compares each tensor with what the reference stack computed. */
-export async function verify(paths: string | string[], run: RunOptions = {}): Promise<VerifyReport> {
-  return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)) }, run)
+/** What {@link verify} takes beside paths. */
+export interface VerifyOptions extends RunOptions {
+  /** In what training cases are computed; other cases are left out unless it is `float32`. Default `float32`. */
+  precision?: Precision
+}
+
+/**
+ * Computes parity cases and compares each tensor with what the reference stack computed; in bfloat16, losses and the
+ * directions of gradients.
+ */
+export async function verify(paths: string | string[], options: VerifyOptions = {}): Promise<VerifyReport> {
+  const { precision = 'float32', ...run } = options
+  return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)), precision }, run)
 }
 
 /** Says what a model folder, a safetensors file, a LoRA or a run folder holds. */

@@ -1,4 +1,5 @@
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import type { Precision } from '../recipe-types'
 import type { CaseReport, TensorCheck } from '../types'
 import { verify } from '../work'
 import { EXIT } from './exit'
@@ -11,6 +12,11 @@ export function verifyCommand(): Command {
   return new Command('verify')
     .description('compute parity cases and compare each tensor with the reference stack')
     .argument('<dirs...>', 'folders of cases, single cases, or a pipeline folder')
+    .addOption(
+      new Option('--precision <types>', 'in what training cases are computed; others are float32 only')
+        .choices(['float32', 'bfloat16', 'mixed'])
+        .default('float32'),
+    )
     .option('--json', 'one JSON document on stdout')
     .addHelpText(
       'after',
@@ -18,13 +24,14 @@ export function verifyCommand(): Command {
 Exits with 1 when any tensor is off its bound, or a case names something unknown.
 
 Example:
-  flowtune verify __test__/fixtures/parity/cases`,
+  flowtune verify __test__/fixtures/parity/cases
+  flowtune verify __test__/fixtures/parity/cases --precision bfloat16`,
     )
-    .action(async (dirs: string[], options: CommonOptions) => {
+    .action(async (dirs: string[], options: CommonOptions & { precision: Precision }) => {
       const output = new Output(options.json ?? false)
       const progress = createProgress(output)
       const report = await interruptible(output, (signal) =>
-        verify(dirs, { signal, onEvent: (event) => progress.show(event) }),
+        verify(dirs, { precision: options.precision, signal, onEvent: (event) => progress.show(event) }),
       ).finally(() => progress.stop())
       output.document(report)
       for (const each of report.cases) for (const line of describeCase(each)) output.line(line)

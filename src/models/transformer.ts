@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
-import { guard, guardAsync } from '../errors'
+import { FlowtuneError, guard, guardAsync } from '../errors'
 import { type NativeTransformer, native } from '../native'
-import type { LoraRecipe } from '../recipe-types'
+import type { LoraRecipe, Precision } from '../recipe-types'
 import { Parameter } from '../tensor/parameter'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
 import { Tensor } from '../tensor/tensor'
@@ -86,7 +86,7 @@ export interface SampleLatentsOptions extends WatchOptions {
 
 /**
  * The FLUX.2 transformer, `Flux2Transformer2DModel` of diffusers: noisy latents, text and σ in, velocity ε − x₀ out.
- * Weights are float32 in memory, and frozen until {@link addLora} or {@link setTrainable}.
+ * Weights are frozen until {@link addLora} or {@link setTrainable}. Inputs and predictions are float32 in every precision.
  */
 export class Flux2Transformer {
   /** Geometry, complete. */
@@ -103,10 +103,14 @@ export class Flux2Transformer {
   /**
    * Loads the transformer of a model folder, or of a transformer's own folder, in diffusers' layout.
    *
+   * @param options `precision`: types of weights and of computation. Default `float32`
    * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
    */
-  static async load(path: string): Promise<Flux2Transformer> {
-    return new Flux2Transformer(await guardAsync(() => native().Flux2Transformer.load(resolve(path))))
+  static async load(
+    path: string,
+    { precision = 'float32' }: { precision?: Precision } = {},
+  ): Promise<Flux2Transformer> {
+    return new Flux2Transformer(await guardAsync(() => native().Flux2Transformer.load(resolve(path), precision)))
   }
 
   /**
@@ -114,18 +118,18 @@ export class Flux2Transformer {
    *
    * @param config what is left out is FLUX.2 dev's
    * @param from `weights` under diffusers' names, float32; or a `seed` for random ones (PyTorch's initialisation of
-   * linear layers, norms at 1). Default: seed 0
+   * linear layers, norms at 1). Default: seed 0. `precision`: types of weights and of computation. Default `float32`
    * @throws FlowtuneError `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `RECIPE_INVALID` for a key or value that is no geometry
    */
   static async fromConfig(
     config: Flux2Config,
-    from: { weights: StateDict; seed?: never } | { seed?: number; weights?: never } = {},
+    from: ({ weights: StateDict; seed?: never } | { seed?: number; weights?: never }) & { precision?: Precision } = {},
   ): Promise<Flux2Transformer> {
     const [names, handles] = namesAndHandles(from.weights ?? {})
     const seed = from.weights ? undefined : (from.seed ?? 0)
-    const json = JSON.stringify(config)
+    const [json, precision] = [JSON.stringify(config), from.precision ?? 'float32']
     return new Flux2Transformer(
-      await guardAsync(() => native().Flux2Transformer.fromConfig(json, names, handles, seed)),
+      await guardAsync(() => native().Flux2Transformer.fromConfig(json, names, handles, seed, precision)),
     )
   }
 
@@ -139,8 +143,16 @@ export class Flux2Transformer {
     return this.parameters.filter((parameter) => parameter.trainable)
   }
 
-  /** Freezes or unfreezes every weight: `setTrainable(true)` is full fine-tuning. */
+  /**
+   * Freezes or unfreezes every weight: `setTrainable(true)` is full fine-tuning.
+   *
+   * @throws FlowtuneError `INVALID_ARGUMENT` for bfloat16 weights, which would round most updates away
+   */
   setTrainable(trainable: boolean): void {
+    if (trainable && this.parameters.some(({ tensor }) => tensor.dtype === 'bfloat16')) {
+      const advice = "load the model with precision: 'mixed' to train all of it, or call addLora"
+      throw new FlowtuneError('INVALID_ARGUMENT', `weights in bfloat16 would round most updates away; ${advice}`)
+    }
     for (const parameter of this.parameters) parameter.trainable = trainable
   }
 

@@ -67,7 +67,7 @@ element!(f64, F64);
 element!(i64, I64);
 
 /// A floating-point type that kernels compute in: `f32` for work, `f64` for checks.
-pub trait Real: Element + num_traits::Float + std::iter::Sum + std::fmt::Debug {
+pub trait Real: Stored<Compute = Self> + num_traits::Float + std::iter::Sum + std::fmt::Debug {
     /// `value` rounded to this type.
     fn of(value: f64) -> Self;
     /// e^self. For `f32` a polynomial that the compiler can vectorise (error below 2 ulp).
@@ -111,6 +111,58 @@ impl Real for f64 {
     }
 }
 
+/// A type that values are stored in; kernels compute in [`Stored::Compute`].
+pub trait Stored: Element + Default + bytemuck::Pod {
+    /// What it is computed in.
+    type Compute: Real;
+    /// The stored value.
+    fn load(self) -> Self::Compute;
+    /// `value` rounded to what can be stored.
+    fn store(value: Self::Compute) -> Self;
+}
+
+impl Stored for f32 {
+    type Compute = f32;
+    #[inline(always)]
+    fn load(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn store(value: f32) -> Self {
+        value
+    }
+}
+
+impl Stored for f64 {
+    type Compute = f64;
+    #[inline(always)]
+    fn load(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn store(value: f64) -> Self {
+        value
+    }
+}
+
+impl Stored for half::bf16 {
+    type Compute = f32;
+    #[inline(always)]
+    fn load(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// To nearest, ties to even, without a branch so that loops vectorise.
+    #[inline(always)]
+    fn store(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        // Rounding must not turn a NaN into an infinity.
+        let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+        Self::from_bits((bits >> 16) as u16)
+    }
+}
+
 /// Runs `$body` with `$T` standing for the Rust type of a floating `$dtype`.
 macro_rules! with_real {
     ($dtype:expr, $op:expr, $T:ident => $body:expr) => {
@@ -132,6 +184,28 @@ macro_rules! with_real {
     };
 }
 pub(crate) use with_real;
+
+/// Runs `$body` with `$T` standing for the Rust type in which `$dtype` is stored: [`with_real`], and bfloat16.
+macro_rules! with_stored {
+    ($dtype:expr, $op:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            other => Err($crate::Error::DType { op: $op, expected: "bfloat16, float32 or float64", got: other.name() }),
+        }
+    };
+}
+pub(crate) use with_stored;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, Storage, backend::BackendStorage};
 
-use crate::dtype::{DType, Element, with_real};
+use crate::cpu::parallel;
+use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 
 /// A contiguous, row-major, immutable array. Clones and reshapes share storage.
@@ -171,9 +172,31 @@ impl Tensor {
             let (expected, got) = ("a floating type", DType::I64.name());
             return Err(Error::DType { op: "to_dtype", expected, got });
         }
+        if let Some(cast) = self.rounded(dtype) {
+            return cast;
+        }
         let layout = candle_core::Layout::contiguous(self.shape.as_slice());
         let cast = s.to_dtype(&layout, to_candle(dtype))?;
         Ok(Self { storage: Arc::new(Storage::Cpu(cast)), shape: self.shape.clone() })
+    }
+
+    /// The casts of a bfloat16 computation, by all threads.
+    fn rounded(&self, dtype: DType) -> Option<Result<Self>> {
+        fn cast<A: Stored<Compute = f32>, B: Stored<Compute = f32>>(x: &Tensor) -> Result<Tensor> {
+            const BLOCK: usize = 4096;
+            let from = x.as_slice::<A>()?;
+            let mut out = parallel::unfilled::<B>(from.len());
+            parallel::rows(&mut out, BLOCK, |i, out| {
+                let from = &from[i * BLOCK..][..out.len()];
+                out.iter_mut().zip(from).for_each(|(out, &x)| *out = B::store(x.load()));
+            });
+            Ok(Tensor::new(out, x.shape()))
+        }
+        match (self.dtype(), dtype) {
+            (DType::F32, DType::BF16) => Some(cast::<f32, half::bf16>(self)),
+            (DType::BF16, DType::F32) => Some(cast::<half::bf16, f32>(self)),
+            _ => None,
+        }
     }
 
     /// Rows `start..start+count` of the first dimension, copied.
@@ -219,7 +242,7 @@ impl Tensor {
         if first.dtype() == DType::I64 {
             return Ok(Self::new(concat::<i64>(parts)?, &shape));
         }
-        with_real!(first.dtype(), "cat_rows", T => Ok(Self::new(concat::<T>(parts)?, &shape)))
+        with_stored!(first.dtype(), "cat_rows", T => Ok(Self::new(concat::<T>(parts)?, &shape)))
     }
 }
 

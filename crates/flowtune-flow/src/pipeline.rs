@@ -15,6 +15,7 @@ use crate::options::FlowMatchingOptions;
 /// use flowtune_engine::{Gradients, Tape, Tensor};
 /// use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
 /// use flowtune_models::lora::{LoraConfig, add_lora};
+/// use flowtune_models::Precision;
 /// use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 ///
 /// # fn main() -> flowtune_flow::Result<()> {
@@ -29,7 +30,7 @@ use crate::options::FlowMatchingOptions;
 /// #     guidance_embeds: false,
 /// #     ..Flux2Config::default()
 /// # };
-/// let model = Flux2Transformer::random(config, 0)?;
+/// let model = Flux2Transformer::random(config, 0, Precision::Float32)?;
 /// let params = add_lora(&model, &LoraConfig::default(), 0)?;
 /// let adapter = Flux2Adapter { use_guidance_embeds: model.config().guidance_embeds, ..Flux2Adapter::default() };
 /// let pipeline = FlowMatchingPipeline::new(adapter, FlowMatchingOptions::default(), None);

@@ -5,6 +5,7 @@
 //! use flowtune_engine::Tensor;
 //! use flowtune_flow::random::{Purpose, normal_batch};
 //! use flowtune_flow::sampling::{SampleInputs, sample};
+//! use flowtune_models::Precision;
 //! use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 //!
 //! # fn main() -> flowtune_flow::Result<()> {
@@ -19,7 +20,7 @@
 //! #     guidance_embeds: false,
 //! #     ..Flux2Config::default()
 //! # };
-//! let model = Flux2Transformer::random(config, 0)?;
+//! let model = Flux2Transformer::random(config, 0, Precision::Float32)?;
 //! let inputs = SampleInputs {
 //!     text_embeddings: Tensor::full(0.5f32, &[1, 4, 6]),
 //!     negative_text_embeddings: None,

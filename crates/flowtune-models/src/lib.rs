@@ -6,6 +6,7 @@ mod error;
 mod folder;
 mod linear;
 pub mod lora;
+mod precision;
 #[cfg(test)]
 mod testing;
 pub mod text;
@@ -16,4 +17,5 @@ mod weights;
 pub use error::{Error, Result};
 pub use folder::{ModelFolder, SchedulerConfig};
 pub use linear::{Linear, Lora};
+pub use precision::Precision;
 pub use weights::{Weights, read_metadata, read_safetensors, replace_file, save_safetensors};

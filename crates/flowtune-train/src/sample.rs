@@ -11,7 +11,7 @@ use flowtune_flow::sampling::{SampleInputs, sample as run_sampler};
 use flowtune_models::lora::load_lora;
 use flowtune_models::transformer::Flux2Transformer;
 use flowtune_models::vae::AutoencoderKLFlux2;
-use flowtune_models::{ModelFolder, save_safetensors};
+use flowtune_models::{ModelFolder, Precision, save_safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;
-    let model = folder.transformer()?;
+    let model = folder.transformer(Precision::Float32)?;
     if let Some(lora) = &options.lora {
         load_lora(&model, lora)?;
     }

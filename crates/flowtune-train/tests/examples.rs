@@ -15,7 +15,11 @@ fn train_lora_leaves_a_lora_of_the_model() {
     let losses = train_lora::train(out.path()).unwrap();
     assert_eq!(losses.len(), 20);
     assert!(losses.iter().all(|loss| loss.is_finite()));
-    let model = Flux2Transformer::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/flux2-tiny")).unwrap();
+    let model = Flux2Transformer::open(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/flux2-tiny"),
+        flowtune_models::Precision::Float32,
+    )
+    .unwrap();
     let params = load_lora(&model, out.path()).unwrap();
     let trained = |p: &&flowtune_engine::Param| p.name().ends_with("lora_B.weight");
     assert!(params.iter().filter(trained).all(|p| p.value().to_f32_vec().unwrap().iter().any(|x| *x != 0.0)));

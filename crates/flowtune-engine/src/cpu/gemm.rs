@@ -1,87 +1,94 @@
-//! Matrix products with strides, over the `gemm` crate (the one candle's matmul uses).
+//! Matrix products of the types that tensors are stored in.
 
-use crate::cpu::parallel;
-use crate::dtype::Real;
 use gemm::Parallelism;
+use half::bf16;
 
-/// A read-only matrix inside a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Mat<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::parallel;
+use crate::cpu::product::{self, Bf16, F32, Panels, Term};
+use crate::dtype::Stored;
+
+/// A type that matrices hold.
+pub(crate) trait Multiply: Stored {
+    /// c (+)= scale · Σ aᵢ·bᵢ, summed in [`Stored::Compute`] and rounded once.
+    fn multiply<O: Stored<Compute = Self::Compute>>(
+        c: MatMut<O>,
+        write: Write,
+        scale: Self::Compute,
+        terms: &[Term<Self, Self>],
+        threads: Threads,
+    );
+
+    /// `mat` as the right matrix of several products.
+    fn panels(mat: Mat<Self>) -> Panels<Self>;
 }
 
-impl<'a, T> Mat<'a, T> {
-    /// Row-major `[rows, cols]`.
-    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
+impl Multiply for f32 {
+    fn multiply<O: Stored<Compute = f32>>(
+        c: MatMut<O>,
+        write: Write,
+        scale: f32,
+        terms: &[Term<f32, f32>],
+        threads: Threads,
+    ) {
+        product::product::<F32, O>(c, write, scale, terms, threads);
     }
 
-    /// Rows of `cols` adjacent elements, `row_stride` apart.
-    pub(crate) fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// Rows `start..start + count` of a matrix with adjacent columns.
-    pub(crate) fn rows(self, start: usize, count: usize) -> Self {
-        assert!(start + count <= self.rows);
-        Self { data: &self.data[(start * self.row_stride).min(self.data.len())..], rows: count, ..self }
-    }
-
-    /// Row `i` of a matrix with adjacent columns.
-    pub(crate) fn row(&self, i: usize) -> &'a [T] {
-        &self.data[i * self.row_stride..][..self.cols]
-    }
-
-    /// The transpose; nothing moves.
-    pub(crate) fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    fn panels(mat: Mat<f32>) -> Panels<f32> {
+        Panels::packed(mat)
     }
 }
 
-/// Where a product goes: rows of adjacent elements, `row_stride` apart.
-pub(crate) struct MatMut<'a, T> {
-    data: &'a mut [T],
-    row_stride: usize,
-}
+impl Multiply for bf16 {
+    fn multiply<O: Stored<Compute = f32>>(
+        c: MatMut<O>,
+        write: Write,
+        scale: f32,
+        terms: &[Term<bf16, bf16>],
+        threads: Threads,
+    ) {
+        product::product::<Bf16, O>(c, write, scale, terms, threads);
+    }
 
-impl<'a, T> MatMut<'a, T> {
-    /// Row-major with `cols` columns.
-    pub(crate) fn new(data: &'a mut [T], cols: usize) -> Self {
-        Self { data, row_stride: cols }
+    fn panels(mat: Mat<bf16>) -> Panels<bf16> {
+        Panels::packed(mat)
     }
 }
 
-/// What a product does to what is already there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// c = scale·a·b
-    Set,
-    /// c += scale·a·b
-    Add,
+/// f64 is what gradients are checked in: the `gemm` crate's kernels are fast enough.
+impl Multiply for f64 {
+    fn multiply<O: Stored<Compute = f64>>(
+        mut c: MatMut<O>,
+        write: Write,
+        scale: f64,
+        terms: &[Term<f64, f64>],
+        threads: Threads,
+    ) {
+        for (i, term) in terms.iter().enumerate() {
+            let write = if i == 0 { write } else { Write::Add };
+            with_crate(&mut c, write, scale, term.a, term.b.unpacked(), threads);
+        }
+    }
+
+    fn panels(mat: Mat<f64>) -> Panels<f64> {
+        Panels::as_it_is(mat)
+    }
 }
 
-/// Threads of one product.
-#[derive(Clone, Copy)]
-pub(crate) enum Threads {
-    /// The calling thread only: inside a parallel loop.
-    One,
-    /// The whole pool.
-    All,
-}
-
-/// c (+)= scale · a · b.
-pub(crate) fn gemm<T: Real>(c: MatMut<T>, write: Write, scale: T, a: Mat<T>, b: Mat<T>, threads: Threads) {
-    assert_eq!(a.cols, b.rows);
-    let (m, n, k) = (a.rows, b.cols, a.cols);
+/// `O` is f64: no other type is computed in f64.
+fn with_crate<O: Stored<Compute = f64>>(
+    c: &mut MatMut<O>,
+    write: Write,
+    scale: f64,
+    a: Mat<f64>,
+    b: Mat<f64>,
+    threads: Threads,
+) {
+    let (m, n, k) = (a.rows(), b.cols(), a.cols());
+    assert!((c.rows(), c.cols(), k, size_of::<O>()) == (m, n, b.rows(), size_of::<f64>()));
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * c.row_stride + n <= c.data.len());
     let parallelism = match threads {
         _ if parallel::stays() => Parallelism::None,
         Threads::One => Parallelism::None,
@@ -94,17 +101,17 @@ pub(crate) fn gemm<T: Real>(c: MatMut<T>, write: Write, scale: T, a: Mat<T>, b: 
             m,
             n,
             k,
-            c.data.as_mut_ptr(),
+            c.as_mut_ptr().cast::<f64>(),
             1,
-            c.row_stride as isize,
+            c.row_stride() as isize,
             write == Write::Add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            T::one(),
+            a.as_ptr(),
+            a.col_stride() as isize,
+            a.row_stride() as isize,
+            b.as_ptr(),
+            b.col_stride() as isize,
+            b.row_stride() as isize,
+            1.0,
             scale,
             false,
             false,
@@ -112,4 +119,16 @@ pub(crate) fn gemm<T: Real>(c: MatMut<T>, write: Write, scale: T, a: Mat<T>, b: 
             parallelism,
         );
     }
+}
+
+/// c (+)= scale · a · b.
+pub(crate) fn gemm<T: Multiply, O: Stored<Compute = T::Compute>>(
+    c: MatMut<O>,
+    write: Write,
+    scale: T::Compute,
+    a: Mat<T>,
+    b: Mat<T>,
+    threads: Threads,
+) {
+    T::multiply(c, write, scale, &[Term { a, b: b.into() }], threads);
 }

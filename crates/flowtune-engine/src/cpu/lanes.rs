@@ -1,53 +1,79 @@
 //! Reductions over a row in sixteen running sums: the compiler may not reorder a plain float sum, so a plain
 //! loop would wait for each addition. The order is fixed, so results are the same on every run.
 
-use crate::dtype::Real;
+use num_traits::Zero;
+
+use crate::dtype::Stored;
 
 const LANES: usize = 16;
 
 /// Σ f(aᵢ).
 #[inline(always)]
-pub(crate) fn sum_by<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
-    let mut acc = [T::zero(); LANES];
+pub(crate) fn sum_by<T: Stored>(a: &[T], f: impl Fn(T::Compute) -> T::Compute) -> T::Compute {
+    let mut acc = [T::Compute::zero(); LANES];
     let chunks = a.chunks_exact(LANES);
-    let tail: T = chunks.remainder().iter().map(|&x| f(x)).sum();
+    let tail: T::Compute = chunks.remainder().iter().map(|&x| f(x.load())).sum();
     for chunk in chunks {
         for l in 0..LANES {
-            acc[l] += f(chunk[l]);
+            acc[l] += f(chunk[l].load());
         }
     }
-    acc.into_iter().sum::<T>() + tail
+    acc.into_iter().sum::<T::Compute>() + tail
 }
 
 /// Σ f(aᵢ, bᵢ).
 #[inline(always)]
-pub(crate) fn sum_by2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
-    let mut acc = [T::zero(); LANES];
+pub(crate) fn sum_by2<A: Stored, B: Stored<Compute = A::Compute>>(
+    a: &[A],
+    b: &[B],
+    f: impl Fn(A::Compute, A::Compute) -> A::Compute,
+) -> A::Compute {
+    let mut acc = [A::Compute::zero(); LANES];
     let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: T = ca.remainder().iter().zip(cb.remainder()).map(|(&x, &y)| f(x, y)).sum();
+    let tail: A::Compute = ca.remainder().iter().zip(cb.remainder()).map(|(&x, &y)| f(x.load(), y.load())).sum();
     for (x, y) in ca.zip(cb) {
         for l in 0..LANES {
-            acc[l] += f(x[l], y[l]);
+            acc[l] += f(x[l].load(), y[l].load());
         }
     }
-    acc.into_iter().sum::<T>() + tail
+    acc.into_iter().sum::<A::Compute>() + tail
+}
+
+/// Σ f(aᵢ, bᵢ, cᵢ).
+#[inline(always)]
+pub(crate) fn sum_by3<A: Stored, B: Stored<Compute = A::Compute>, C: Stored<Compute = A::Compute>>(
+    a: &[A],
+    b: &[B],
+    c: &[C],
+    f: impl Fn(A::Compute, A::Compute, A::Compute) -> A::Compute,
+) -> A::Compute {
+    let mut acc = [A::Compute::zero(); LANES];
+    let (ca, cb, cc) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
+    let tail = ca.remainder().iter().zip(cb.remainder()).zip(cc.remainder());
+    let tail: A::Compute = tail.map(|((&x, &y), &z)| f(x.load(), y.load(), z.load())).sum();
+    for ((x, y), z) in ca.zip(cb).zip(cc) {
+        for l in 0..LANES {
+            acc[l] += f(x[l].load(), y[l].load(), z[l].load());
+        }
+    }
+    acc.into_iter().sum::<A::Compute>() + tail
 }
 
 /// Σ aᵢ.
 #[inline(always)]
-pub(crate) fn sum<T: Real>(a: &[T]) -> T {
+pub(crate) fn sum<T: Stored>(a: &[T]) -> T::Compute {
     sum_by(a, |x| x)
 }
 
 /// Σ aᵢ·bᵢ.
 #[inline(always)]
-pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+pub(crate) fn dot<A: Stored, B: Stored<Compute = A::Compute>>(a: &[A], b: &[B]) -> A::Compute {
     sum_by2(a, b, |x, y| x * y)
 }
 
 /// max aᵢ, −∞ when empty.
 #[inline(always)]
-pub(crate) fn max<T: Real>(a: &[T]) -> T {
+pub(crate) fn max<T: crate::Real>(a: &[T]) -> T {
     let mut acc = [T::neg_infinity(); LANES];
     let chunks = a.chunks_exact(LANES);
     let mut best = T::neg_infinity();

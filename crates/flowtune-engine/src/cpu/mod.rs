@@ -2,6 +2,8 @@
 
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+pub(crate) mod mat;
 pub(crate) mod parallel;
+pub(crate) mod product;
 pub(crate) mod simd;
 pub(crate) mod strided;

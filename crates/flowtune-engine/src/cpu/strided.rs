@@ -1,7 +1,7 @@
 //! Walking over tensors whose dimensions are repeated or stand in another order.
 
 use crate::cpu::parallel;
-use crate::dtype::Real;
+use crate::dtype::{Real, Stored};
 
 /// Extents with, for each of `N` operands, the distance of neighbours along each dimension; 0 where it is repeated.
 /// Dimensions that lie behind one another in every operand are joined, so that inner loops are long.
@@ -81,7 +81,7 @@ impl<const N: usize> Walk<N> {
 }
 
 /// The elements of `x` in the order of the walk.
-pub(crate) fn copy<T: Real>(x: &[T], walk: &Walk<1>) -> Vec<T> {
+pub(crate) fn copy<T: Stored>(x: &[T], walk: &Walk<1>) -> Vec<T> {
     let [step] = walk.steps();
     parallel::fill(walk.rows(), walk.inner(), |row, out| {
         let [start] = walk.starts(row);
@@ -94,7 +94,13 @@ pub(crate) fn copy<T: Real>(x: &[T], walk: &Walk<1>) -> Vec<T> {
 }
 
 /// f of the elements of `x` and `y` in the order of the walk.
-pub(crate) fn zip<T: Real>(x: &[T], y: &[T], walk: &Walk<2>, f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+pub(crate) fn zip<T: Stored>(
+    x: &[T],
+    y: &[T],
+    walk: &Walk<2>,
+    f: impl Fn(T::Compute, T::Compute) -> T::Compute + Sync,
+) -> Vec<T> {
+    let f = |x: T, y: T| T::store(f(x.load(), y.load()));
     let [x_step, y_step] = walk.steps();
     parallel::fill(walk.rows(), walk.inner(), |row, out| {
         let [x_start, y_start] = walk.starts(row);

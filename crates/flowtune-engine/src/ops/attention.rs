@@ -1,18 +1,25 @@
-//! Joint attention without a mask. The score matrix exists only for a chunk of queries at a time; the
-//! backward keeps the output and the log-sum-exp and recomputes the probabilities (arXiv:2205.14135).
+//! Joint attention without a mask. Scores exist only for a chunk of queries (forward) or of keys and queries (backward)
+//! at a time; the backward keeps the output and the log-sum-exp and recomputes the probabilities (arXiv:2205.14135).
 
+use num_traits::{Float, One, Zero};
 use rayon::prelude::*;
 
-use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
+use crate::cpu::gemm::Multiply;
 use crate::cpu::lanes;
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::parallel::unfilled;
+use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Queries whose scores are in memory at once, per head.
-const QUERY_CHUNK: usize = 128;
+/// Queries of the forward, and keys of the backward, whose scores are in memory at once, per head.
+const CHUNK: usize = 128;
+/// Queries that one pass of the backward goes over: sums over queries leave the registers once in a pass, and a thread
+/// keeps the gradients of keys × this many scores.
+const QUERIES_PER_PASS: usize = 1536;
 
 impl Tape {
     /// softmax(q·kᵀ/√head_dim)·v per head: q `[batch, queries, heads, head_dim]`, k and v
@@ -22,7 +29,7 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the extents do not fit.
     pub fn attention(&self, q: &Var, k: &Var, v: &Var) -> Result<Var> {
         let dims = Dims::of(q.tensor(), k.tensor(), v.tensor())?;
-        with_real!(q.tensor().dtype(), "attention", T => {
+        with_stored!(q.tensor().dtype(), "attention", T => {
             let (qs, ks, vs) = (q.tensor().clone(), k.tensor().clone(), v.tensor().clone());
             let (out, lse) = forward::<T>(&qs, &ks, &vs, dims)?;
             let saved = out.clone();
@@ -75,135 +82,212 @@ fn head<T>(data: &[T], tokens: usize, at: usize, d: Dims) -> Mat<'_, T> {
     Mat::strided(&data[start..], tokens, d.head_dim, d.stride())
 }
 
-/// Rows of every head, computed in parallel as `[batch·heads][tokens, head_dim]`, laid out as
-/// `[batch, tokens, heads·head_dim]`.
-fn interleave<T: Real>(heads: &[Vec<T>], tokens: usize, d: Dims) -> Vec<T> {
-    crate::cpu::parallel::fill(d.batch * tokens, d.stride(), |i, out| {
-        let (b, t) = (i / tokens, i % tokens);
-        for (h, out) in out.chunks_exact_mut(d.head_dim).enumerate() {
-            out.copy_from_slice(&heads[b * d.heads + h][t * d.head_dim..][..d.head_dim]);
-        }
-    })
+/// The heads of each sample of a `[batch, tokens, heads, head_dim]` slice, for writing.
+fn heads_mut<T>(data: &mut [T], tokens: usize, d: Dims) -> Vec<MatMut<'_, T>> {
+    MatMut::new(data, d.stride()).blocks(tokens, d.head_dim)
+}
+
+/// c = scale·a·b on the calling thread, b packed beforehand.
+fn multiply<T: Multiply, O: Stored<Compute = T::Compute>>(
+    c: MatMut<O>,
+    write: Write,
+    scale: T::Compute,
+    a: Mat<T>,
+    b: &Panels<T>,
+) {
+    T::multiply(c, write, scale, &[Term { a, b: b.into() }], Threads::One);
 }
 
 /// Output and log-sum-exp `[batch·heads, queries]`.
-fn forward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, d: Dims) -> Result<(Tensor, Vec<Vec<T>>)> {
+fn forward<T: Multiply>(q: &Tensor, k: &Tensor, v: &Tensor, d: Dims) -> Result<(Tensor, Vec<Vec<T::Compute>>)> {
     let (qs, ks, vs) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
-    let (heads, lse): (Vec<_>, Vec<_>) = (0..d.batch * d.heads)
+    let mut out = unfilled::<T>(q.len());
+    let lse = heads_mut(&mut out, d.queries, d)
         .into_par_iter()
-        .map(|at| {
+        .with_max_len(1)
+        .enumerate()
+        .map(|(at, out)| {
             let (k, v) = (head(ks, d.keys, at, d), head(vs, d.keys, at, d));
-            let mut out = vec![T::zero(); d.queries * d.head_dim];
-            let mut lse = vec![T::zero(); d.queries];
-            let mut scores = vec![T::zero(); QUERY_CHUNK.min(d.queries) * d.keys];
-            for start in (0..d.queries).step_by(QUERY_CHUNK) {
-                let rows = QUERY_CHUNK.min(d.queries - start);
-                let q = head(qs, d.queries, at, d).rows(start, rows);
-                let scores = &mut scores[..rows * d.keys];
-                gemm(MatMut::new(scores, d.keys), Write::Set, d.scale(), q, k.t(), Threads::One);
-                vectorised(|| {
-                    for (row, lse) in scores.chunks_exact_mut(d.keys).zip(&mut lse[start..]) {
-                        *lse = softmax(row);
-                    }
-                });
-                let out = &mut out[start * d.head_dim..][..rows * d.head_dim];
-                let p = Mat::new(scores, rows, d.keys);
-                gemm(MatMut::new(out, d.head_dim), Write::Set, T::one(), p, v, Threads::One);
-            }
-            (out, lse)
+            head_forward(head(qs, d.queries, at, d), k, v, d.scale(), out)
         })
-        .unzip();
-    let out = interleave(&heads, d.queries, d);
+        .collect();
     Ok((Tensor::new(out, &[d.batch, d.queries, d.stride()]), lse))
 }
 
-/// Turns a row of scores into probabilities and returns its log-sum-exp.
+/// Writes the output of one head and returns its log-sum-exp.
+fn head_forward<T: Multiply>(
+    q: Mat<T>,
+    k: Mat<T>,
+    v: Mat<T>,
+    scale: T::Compute,
+    mut out: MatMut<T>,
+) -> Vec<T::Compute> {
+    let (keys, queries) = (k.rows(), q.rows());
+    let (k, v) = (T::panels(k.t()), T::panels(v));
+    let mut lse = vec![T::Compute::zero(); queries];
+    let mut scores = unfilled::<T::Compute>(CHUNK.min(queries) * keys);
+    let mut p = unfilled::<T>(CHUNK.min(queries) * keys);
+    for start in (0..queries).step_by(CHUNK) {
+        let rows = CHUNK.min(queries - start);
+        let (scores, p) = (&mut scores[..rows * keys], &mut p[..rows * keys]);
+        multiply(MatMut::new(scores, keys), Write::Set, scale, q.slice_rows(start, rows), &k);
+        vectorised(|| {
+            let rows = scores.chunks_exact_mut(keys).zip(p.chunks_exact_mut(keys));
+            for ((scores, p), lse) in rows.zip(&mut lse[start..]) {
+                *lse = softmax(scores, p);
+            }
+        });
+        multiply(out.slice_rows(start, rows), Write::Set, T::Compute::one(), Mat::new(p, rows, keys), &v);
+    }
+    lse
+}
+
+/// Probabilities of a row of scores, which it overwrites; returns their log-sum-exp.
 #[inline(always)]
-fn softmax<T: Real>(row: &mut [T]) -> T {
-    let max = lanes::max(row);
-    row.iter_mut().for_each(|x| *x = (*x - max).exp_fast());
-    let sum = lanes::sum(row);
+fn softmax<T: Stored>(scores: &mut [T::Compute], p: &mut [T]) -> T::Compute {
+    let max = lanes::max(scores);
+    scores.iter_mut().for_each(|x| *x = (*x - max).exp_fast());
+    let sum = lanes::sum(scores);
     let inverse = sum.recip();
-    row.iter_mut().for_each(|x| *x *= inverse);
+    p.iter_mut().zip(&*scores).for_each(|(p, &x)| *p = T::store(x * inverse));
     max + sum.ln()
 }
 
-/// Gradients of one head.
-struct HeadGradients<T> {
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-}
-
-fn backward<T: Real>(
+fn backward<T: Multiply>(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     out: &Tensor,
-    lse: &[Vec<T>],
+    lse: &[Vec<T::Compute>],
     g: &Tensor,
     d: Dims,
 ) -> Result<Vec<Option<Tensor>>> {
     let (qs, ks, vs) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let (os, gs) = (out.as_slice::<T>()?, g.as_slice::<T>()?);
-    let heads: Vec<HeadGradients<T>> =
-        (0..d.batch * d.heads).into_par_iter().map(|at| head_backward(at, qs, ks, vs, os, &lse[at], gs, d)).collect();
-    let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
-    for head in heads {
-        dq.push(head.q);
-        dk.push(head.k);
-        dv.push(head.v);
-    }
-    Ok(vec![
-        Some(Tensor::new(interleave(&dq, d.queries, d), q.shape())),
-        Some(Tensor::new(interleave(&dk, d.keys, d), k.shape())),
-        Some(Tensor::new(interleave(&dv, d.keys, d), v.shape())),
-    ])
+    let (mut dq, mut dk, mut dv) = (unfilled::<T>(q.len()), unfilled::<T>(k.len()), unfilled::<T>(v.len()));
+    let gradients = heads_mut(&mut dq, d.queries, d)
+        .into_par_iter()
+        .zip(heads_mut(&mut dk, d.keys, d))
+        .zip(heads_mut(&mut dv, d.keys, d));
+    gradients.with_max_len(1).enumerate().for_each(|(at, ((dq, dk), dv))| {
+        let (q, k, v) = (head(qs, d.queries, at, d), head(ks, d.keys, at, d), head(vs, d.keys, at, d));
+        let (o, g) = (head(os, d.queries, at, d), head(gs, d.queries, at, d));
+        Head { q, k, v, o, g, lse: &lse[at], scale: d.scale() }.backward(dq, dk, dv);
+    });
+    Ok(vec![Some(Tensor::new(dq, q.shape())), Some(Tensor::new(dk, k.shape())), Some(Tensor::new(dv, v.shape()))])
 }
 
-/// With P = softmax(S): dV = Pᵀ·g, dS = P∘(g·Vᵀ − rowsum(g∘out)), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
-fn head_backward<T: Real>(
-    at: usize,
-    qs: &[T],
-    ks: &[T],
-    vs: &[T],
-    os: &[T],
-    lse: &[T],
-    gs: &[T],
-    d: Dims,
-) -> HeadGradients<T> {
-    let (k, v) = (head(ks, d.keys, at, d), head(vs, d.keys, at, d));
-    let scale = d.scale();
-    let mut dq = vec![T::zero(); d.queries * d.head_dim];
-    let mut dk = vec![T::zero(); d.keys * d.head_dim];
-    let mut dv = vec![T::zero(); d.keys * d.head_dim];
-    let chunk = QUERY_CHUNK.min(d.queries) * d.keys;
-    let (mut p, mut ds) = (vec![T::zero(); chunk], vec![T::zero(); chunk]);
-    for start in (0..d.queries).step_by(QUERY_CHUNK) {
-        let rows = QUERY_CHUNK.min(d.queries - start);
-        let (p, ds) = (&mut p[..rows * d.keys], &mut ds[..rows * d.keys]);
-        let (q, g, o) = (
-            head(qs, d.queries, at, d).rows(start, rows),
-            head(gs, d.queries, at, d).rows(start, rows),
-            head(os, d.queries, at, d).rows(start, rows),
-        );
-        gemm(MatMut::new(p, d.keys), Write::Set, scale, q, k.t(), Threads::One);
-        gemm(MatMut::new(ds, d.keys), Write::Set, T::one(), g, v.t(), Threads::One);
+/// What the backward of one head starts from.
+struct Head<'a, T: Stored> {
+    q: Mat<'a, T>,
+    k: Mat<'a, T>,
+    v: Mat<'a, T>,
+    o: Mat<'a, T>,
+    g: Mat<'a, T>,
+    lse: &'a [T::Compute],
+    scale: T::Compute,
+}
+
+impl<T: Multiply> Head<'_, T> {
+    /// With P = softmax(S): dV = Pᵀ·g, dS = P∘(g·Vᵀ − rowsum(g∘out)), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
+    ///
+    /// Scores are made transposed, a row for each key: so the sums over queries (dV, dK) and over keys (dQ) find what
+    /// they add up side by side, and the large matrices are never turned round.
+    fn backward(&self, mut dq: MatMut<T>, dk: MatMut<T>, dv: MatMut<T>) {
+        let (queries, keys, dim) = (self.q.rows(), self.k.rows(), self.q.cols());
+        let delta: Vec<T::Compute> =
+            vectorised(|| (0..queries).map(|i| lanes::sum_by2(self.g.row(i), self.o.row(i), |g, o| g * o)).collect());
+        let (mut dk_sum, mut dv_sum) = (unfilled::<T::Compute>(keys * dim), unfilled::<T::Compute>(keys * dim));
+        for start in (0..queries).step_by(QUERIES_PER_PASS) {
+            let count = QUERIES_PER_PASS.min(queries - start);
+            let write = if start == 0 { Write::Set } else { Write::Add };
+            let (q, g) = (self.q.slice_rows(start, count), self.g.slice_rows(start, count));
+            let pass = Pass {
+                q_t: T::panels(q.t()),
+                g_t: T::panels(g.t()),
+                q: T::panels(q),
+                g: T::panels(g),
+                lse: &self.lse[start..][..count],
+                delta: &delta[start..][..count],
+            };
+            let mut ds = unfilled::<T>(keys * count);
+            for first in (0..keys).step_by(CHUNK) {
+                let rows = CHUNK.min(keys - first);
+                let ds = &mut ds[first * count..][..rows * count];
+                let (dk, dv) = (&mut dk_sum[first * dim..][..rows * dim], &mut dv_sum[first * dim..][..rows * dim]);
+                self.keys_backward(first, rows, &pass, write, ds, MatMut::new(dk, dim), MatMut::new(dv, dim));
+            }
+            let ds = T::panels(Mat::new(&ds, keys, count));
+            let mut dq_t = unfilled::<T::Compute>(dim * count);
+            multiply(MatMut::new(&mut dq_t, count), Write::Set, self.scale, self.k.t(), &ds);
+            turn(&dq_t, dq.slice_rows(start, count));
+        }
+        vectorised(|| round(&dk_sum, dk));
+        vectorised(|| round(&dv_sum, dv));
+    }
+
+    /// Gradients of some keys and values, and dS of their scores.
+    fn keys_backward(
+        &self,
+        first: usize,
+        rows: usize,
+        pass: &Pass<T>,
+        write: Write,
+        ds: &mut [T],
+        dk: MatMut<T::Compute>,
+        dv: MatMut<T::Compute>,
+    ) {
+        let count = pass.lse.len();
+        let (mut s, mut dp) = (unfilled::<T::Compute>(rows * count), unfilled::<T::Compute>(rows * count));
+        let mut p = unfilled::<T>(rows * count);
+        multiply(MatMut::new(&mut s, count), Write::Set, self.scale, self.k.slice_rows(first, rows), &pass.q_t);
+        multiply(MatMut::new(&mut dp, count), Write::Set, T::Compute::one(), self.v.slice_rows(first, rows), &pass.g_t);
         vectorised(|| {
-            for (i, (p, ds)) in p.chunks_exact_mut(d.keys).zip(ds.chunks_exact_mut(d.keys)).enumerate() {
-                let delta = lanes::dot(g.row(i), o.row(i));
-                let lse = lse[start + i];
-                for (p, ds) in p.iter_mut().zip(ds) {
-                    *p = (*p - lse).exp_fast();
-                    *ds = *p * (*ds - delta);
+            for i in 0..rows {
+                let at = i * count..(i + 1) * count;
+                let (s, dp) = (&s[at.clone()], &dp[at.clone()]);
+                let (p, ds) = (&mut p[at.clone()], &mut ds[at]);
+                for j in 0..count {
+                    let probability = (s[j] - pass.lse[j]).exp_fast();
+                    p[j] = T::store(probability);
+                    ds[j] = T::store(probability * (dp[j] - pass.delta[j]));
                 }
             }
         });
-        let (p, ds) = (Mat::new(p, rows, d.keys), Mat::new(ds, rows, d.keys));
-        gemm(MatMut::new(&mut dv, d.head_dim), Write::Add, T::one(), p.t(), g, Threads::One);
-        gemm(MatMut::new(&mut dk, d.head_dim), Write::Add, scale, ds.t(), q, Threads::One);
-        let dq = &mut dq[start * d.head_dim..][..rows * d.head_dim];
-        gemm(MatMut::new(dq, d.head_dim), Write::Set, scale, ds, k, Threads::One);
+        multiply(dv, write, T::Compute::one(), Mat::new(&p, rows, count), &pass.g);
+        multiply(dk, write, self.scale, Mat::new(ds, rows, count), &pass.q);
     }
-    HeadGradients { q: dq, k: dk, v: dv }
+}
+
+/// Queries that one pass goes over, packed for the products that they are the right matrix of.
+struct Pass<'a, T: Stored> {
+    q_t: Panels<'a, T>,
+    g_t: Panels<'a, T>,
+    q: Panels<'a, T>,
+    g: Panels<'a, T>,
+    lse: &'a [T::Compute],
+    delta: &'a [T::Compute],
+}
+
+/// Rounds sums into `out`.
+#[inline(always)]
+fn round<T: Stored>(sums: &[T::Compute], out: MatMut<T>) {
+    for (i, sums) in sums.chunks_exact(out.cols()).enumerate() {
+        // SAFETY: one row at a time.
+        let out = unsafe { out.row(i, 0..out.cols()) };
+        out.iter_mut().zip(sums).for_each(|(out, &x)| *out = T::store(x));
+    }
+}
+
+/// Rounds the transpose of sums, `[cols, rows]`, into `out`, `[rows, cols]`: a line of cache at a time.
+fn turn<T: Stored>(sums: &[T::Compute], out: MatMut<T>) {
+    const LINE: usize = 16;
+    let (rows, cols) = (out.rows(), out.cols());
+    for first in (0..rows).step_by(LINE) {
+        for i in first..(first + LINE).min(rows) {
+            // SAFETY: one row at a time.
+            let out = unsafe { out.row(i, 0..cols) };
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = T::store(sums[j * rows + i]));
+        }
+    }
 }

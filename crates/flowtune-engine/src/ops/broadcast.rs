@@ -1,7 +1,7 @@
 //! Arithmetic of two values whose shapes broadcast as in NumPy. What is repeated is never written out.
 
 use crate::cpu::strided::{self, Walk, repeated};
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::ops::reduce::sum_to;
 use crate::tape::{Tape, Var};
@@ -13,7 +13,8 @@ impl Tape {
     /// # Errors
     /// `SHAPE_MISMATCH` when the shapes do not broadcast.
     pub fn add(&self, x: &Var, y: &Var) -> Result<Var> {
-        let value = with_real!(x.tensor().dtype(), "add", T => zip::<T>("add", x.tensor(), y.tensor(), |a, b| a + b))?;
+        let value =
+            with_stored!(x.tensor().dtype(), "add", T => zip::<T>("add", x.tensor(), y.tensor(), |a, b| a + b))?;
         let shapes = shapes(x, y);
         Ok(self.record(&[x, y], value, |needs| {
             move |g: Tensor| {
@@ -119,7 +120,12 @@ fn joint_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
         .collect()
 }
 
-fn zip<T: Real>(op: &'static str, x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+fn zip<T: Stored>(
+    op: &'static str,
+    x: &Tensor,
+    y: &Tensor,
+    f: impl Fn(T::Compute, T::Compute) -> T::Compute + Sync,
+) -> Result<Tensor> {
     let wrong = || shape_error(op, "other", format!("that broadcasts with {:?}", x.shape()), y.shape());
     if x.dtype() != y.dtype() {
         return Err(Error::DType { op, expected: x.dtype().name(), got: y.dtype().name() });

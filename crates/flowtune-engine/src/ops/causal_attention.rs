@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::rope::RopeTable;
-use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
+use crate::cpu::gemm::{Multiply, gemm};
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::{lanes, parallel};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
@@ -70,7 +71,14 @@ impl Dims {
     }
 }
 
-fn forward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&[i64]>, causal: bool, d: Dims) -> Result<Tensor> {
+fn forward<T: Real + Multiply>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&[i64]>,
+    causal: bool,
+    d: Dims,
+) -> Result<Tensor> {
     let (q, k, v) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let width = d.heads * d.head_dim;
     let mut out = vec![T::zero(); d.batch * d.tokens * width];
@@ -98,7 +106,7 @@ struct Sample<'a, T> {
     mask: Option<&'a [i64]>,
 }
 
-impl<T: Real> Sample<'_, T> {
+impl<T: Real + Multiply> Sample<'_, T> {
     /// Output rows `start..` of one head into its columns of `out`; `scores` is `[rows, keys that any row sees]`.
     fn head(&self, head: usize, start: usize, causal: bool, scores: &mut [T], out: &mut [T], d: Dims) {
         let (width, kv_width) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
@@ -116,7 +124,14 @@ impl<T: Real> Sample<'_, T> {
             softmax(&mut row[..visible], self.mask);
         }
         let p = Mat::new(scores, rows, seen);
-        gemm(MatMut::new(&mut out[head * d.head_dim..], width), Write::Set, T::one(), p, v, Threads::One);
+        gemm(
+            MatMut::strided(&mut out[head * d.head_dim..], rows, d.head_dim, width),
+            Write::Set,
+            T::one(),
+            p,
+            v,
+            Threads::One,
+        );
     }
 }
 

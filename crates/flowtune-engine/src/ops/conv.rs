@@ -1,6 +1,7 @@
 //! Two-dimensional convolution, forward only, as products with unfolded tiles of the image.
 
-use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
+use crate::cpu::gemm::{Multiply, gemm};
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::parallel;
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
@@ -107,12 +108,12 @@ impl Dims {
     }
 }
 
-fn spread_bias<T: Real>(bias: &[T], d: Dims) -> Vec<T> {
+fn spread_bias<T: Real + Multiply>(bias: &[T], d: Dims) -> Vec<T> {
     parallel::fill(d.batch * d.outputs, d.area(), |i, y| y.fill(bias[i % d.outputs]))
 }
 
 /// y `[out, area]` += kernel `[out, unfolded]` · unfolded x `[unfolded, area]`, some output rows at a time.
-fn one_image<T: Real>(x: &[T], kernel: Mat<T>, y: &mut [T], d: Dims) {
+fn one_image<T: Real + Multiply>(x: &[T], kernel: Mat<T>, y: &mut [T], d: Dims) {
     if d.is_pointwise() {
         let x = Mat::new(x, d.inputs, d.area());
         gemm(MatMut::new(y, d.area()), Write::Add, T::one(), kernel, x, Threads::All);
@@ -125,14 +126,14 @@ fn one_image<T: Real>(x: &[T], kernel: Mat<T>, y: &mut [T], d: Dims) {
         let pixels = rows * d.out_width;
         let tile = &mut tile[..d.unfolded() * pixels];
         parallel::rows(tile, pixels, |i, out| unfold(x, i, start, out, d));
-        let y = MatMut::new(&mut y[start * d.out_width..], d.area());
+        let y = MatMut::strided(&mut y[start * d.out_width..], d.outputs, pixels, d.area());
         gemm(y, Write::Add, T::one(), kernel, Mat::new(tile, d.unfolded(), pixels), Threads::All);
     }
 }
 
 /// Row `at` of the unfolded image: what kernel element (channel, dy, dx) sees from each output pixel, from
 /// output row `start` on.
-fn unfold<T: Real>(x: &[T], at: usize, start: usize, out: &mut [T], d: Dims) {
+fn unfold<T: Real + Multiply>(x: &[T], at: usize, start: usize, out: &mut [T], d: Dims) {
     let [kh, kw] = d.kernel;
     let (channel, dy, dx) = (at / (kh * kw), at / kw % kh, at % kw);
     let plane = &x[channel * d.height * d.width..][..d.height * d.width];
@@ -145,7 +146,7 @@ fn unfold<T: Real>(x: &[T], at: usize, start: usize, out: &mut [T], d: Dims) {
     }
 }
 
-fn unfold_row<T: Real>(line: &[T], dx: usize, out: &mut [T], d: Dims) {
+fn unfold_row<T: Real + Multiply>(line: &[T], dx: usize, out: &mut [T], d: Dims) {
     // Output columns whose source lies inside the image: left ≤ column·stride + dx < left + width.
     let left = d.padding.left;
     let first = left.saturating_sub(dx).div_ceil(d.stride).min(d.out_width);

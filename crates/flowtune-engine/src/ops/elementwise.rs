@@ -1,7 +1,7 @@
 //! silu, and what loops over elements.
 
 use crate::cpu::parallel;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{DType, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -21,9 +21,25 @@ impl Tape {
     }
 }
 
+impl Tape {
+    /// x in another floating type; the gradient comes back in x's own.
+    ///
+    /// # Errors
+    /// When either type is an integer.
+    pub fn cast(&self, x: &Var, dtype: DType) -> Result<Var> {
+        let own = x.tensor().dtype();
+        if own == dtype {
+            return Ok(x.clone());
+        }
+        let value = x.tensor().to_dtype(dtype)?;
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(g.to_dtype(own)?)])))
+    }
+}
+
 /// x + y.
 pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    zip("add", x, y, |a, b| a + b, |a, b| a + b)
+    same_shape("add", x, y)?;
+    with_stored!(x.dtype(), "add", T => zip_slices::<T>(x, y, |a, b| a + b))
 }
 
 /// x − y.
@@ -31,7 +47,8 @@ pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// `SHAPE_MISMATCH` when the shapes differ.
 pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    zip("sub", x, y, |a, b| a - b, |a, b| a - b)
+    same_shape("sub", x, y)?;
+    with_stored!(x.dtype(), "sub", T => zip_slices::<T>(x, y, |a, b| a - b))
 }
 
 /// factor · x.
@@ -39,8 +56,8 @@ pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
-    with_real!(x.dtype(), "scale", T => {
-        let factor = T::of(factor);
+    with_stored!(x.dtype(), "scale", T => {
+        let factor = <T as Stored>::Compute::of(factor);
         map::<T>(x, |a| a * factor)
     })
 }
@@ -50,11 +67,11 @@ pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    with_real!(x.dtype(), "silu", T => map::<T>(x, |a| a * sigmoid(a)))
+    with_stored!(x.dtype(), "silu", T => map::<T>(x, |a| a * sigmoid(a)))
 }
 
 fn silu_backward(x: &Tensor, g: &Tensor) -> Result<Tensor> {
-    zip("silu", x, g, silu_gradient::<f32>, silu_gradient::<f64>)
+    with_stored!(x.dtype(), "silu", T => zip_slices::<T>(x, g, silu_gradient))
 }
 
 /// 1 / (1 + e^−x).
@@ -71,39 +88,37 @@ pub(crate) fn silu_gradient<T: Real>(x: T, g: T) -> T {
 }
 
 /// f of every element.
-pub(crate) fn map<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
+pub(crate) fn map<T: Stored>(x: &Tensor, f: impl Fn(T::Compute) -> T::Compute + Sync) -> Result<Tensor> {
     let data = x.as_slice::<T>()?;
-    let mut out = vec![T::zero(); data.len()];
+    let mut out = parallel::unfilled(data.len());
     parallel::rows(&mut out, BLOCK, |i, out| {
         let x = &data[i * BLOCK..][..out.len()];
-        out.iter_mut().zip(x).for_each(|(o, &x)| *o = f(x));
+        out.iter_mut().zip(x).for_each(|(o, &x)| *o = T::store(f(x.load())));
     });
     Ok(Tensor::new(out, x.shape()))
 }
 
-/// f of every pair of elements, in the dtype of x.
-fn zip(
-    op: &'static str,
-    x: &Tensor,
-    y: &Tensor,
-    f: impl Fn(f32, f32) -> f32 + Sync,
-    f64: impl Fn(f64, f64) -> f64 + Sync,
-) -> Result<Tensor> {
-    if x.shape() != y.shape() {
-        return Err(shape_error(op, "y", format!("{:?}", x.shape()), y.shape()));
-    }
-    match x.dtype() {
-        crate::DType::F64 => zip_slices(x, y, f64),
-        _ => zip_slices(x, y, f),
+fn same_shape(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    match x.shape() == y.shape() {
+        true => Ok(()),
+        false => Err(shape_error(op, "y", format!("{:?}", x.shape()), y.shape())),
     }
 }
 
-pub(crate) fn zip_slices<T: Real>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+/// f of every pair of elements.
+pub(crate) fn zip_slices<T: Stored>(
+    x: &Tensor,
+    y: &Tensor,
+    f: impl Fn(T::Compute, T::Compute) -> T::Compute + Sync,
+) -> Result<Tensor> {
     let (a, b) = (x.as_slice::<T>()?, y.as_slice::<T>()?);
-    let mut out = vec![T::zero(); a.len()];
+    let mut out = parallel::unfilled(a.len());
     parallel::rows(&mut out, BLOCK, |i, out| {
         let range = i * BLOCK..i * BLOCK + out.len();
-        out.iter_mut().zip(&a[range.clone()]).zip(&b[range]).for_each(|((o, &a), &b)| *o = f(a, b));
+        out.iter_mut()
+            .zip(&a[range.clone()])
+            .zip(&b[range])
+            .for_each(|((o, &a), &b)| *o = T::store(f(a.load(), b.load())));
     });
     Ok(Tensor::new(out, x.shape()))
 }

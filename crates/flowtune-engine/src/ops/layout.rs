@@ -2,7 +2,7 @@
 
 use crate::cpu::parallel;
 use crate::cpu::strided::{self, Walk, row_major};
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::ops::broadcast::broadcast_to;
 use crate::tape::{Tape, Var};
@@ -92,7 +92,7 @@ impl Tape {
         let sizes = [start, length, shape[dim] - start - length].map(|entries| entries * tail);
         let flat = x.tensor().reshape(&[rows, shape[dim] * tail])?;
         let narrowed = [&shape[..dim], &[length], &shape[dim + 1..]].concat();
-        let value = with_real!(flat.dtype(), "narrow", T => cut_one::<T>(&flat, sizes[0], sizes[1]))?;
+        let value = with_stored!(flat.dtype(), "narrow", T => cut_one::<T>(&flat, sizes[0], sizes[1]))?;
         Ok(self.record(&[x], value.reshape(&narrowed)?, |_| {
             move |g: Tensor| {
                 let zeros = |size: usize| Tensor::zeros(&[rows, size], g.dtype());
@@ -204,7 +204,7 @@ fn permute(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
     let strides = row_major(x.shape());
     let shape: Vec<usize> = dims.iter().map(|&dim| x.dim(dim)).collect();
     let walk = Walk::new(&shape, [dims.iter().map(|&dim| strides[dim]).collect()]);
-    with_real!(x.dtype(), "permute", T => Ok(Tensor::new(strided::copy(x.as_slice::<T>()?, &walk), &shape)))
+    with_stored!(x.dtype(), "permute", T => Ok(Tensor::new(strided::copy(x.as_slice::<T>()?, &walk), &shape)))
 }
 
 /// `[batch, channels, h, w]` → `[batch, h·w, channels]`: FLUX.2's pack.
@@ -234,7 +234,7 @@ pub fn unpack_latents(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
 
 /// `[batch, rows, cols]` → `[batch, cols, rows]`.
 fn swap(x: &Tensor, batch: usize, rows: usize, cols: usize) -> Result<Tensor> {
-    with_real!(x.dtype(), "transpose", T => {
+    with_stored!(x.dtype(), "transpose", T => {
         let xs = x.as_slice::<T>()?;
         let out = parallel::fill(batch * cols, rows, |i, out| {
             let (b, c) = (i / cols, i % cols);
@@ -254,7 +254,7 @@ fn token_tail(x: &Tensor, op: &'static str) -> Result<Vec<usize>> {
 }
 
 fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
-    with_real!(x.dtype(), "split_last", T => {
+    with_stored!(x.dtype(), "split_last", T => {
         let mut start = 0;
         sizes.iter().map(|&size| {
             let piece = cut_one::<T>(x, start, size);
@@ -264,7 +264,7 @@ fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
     })
 }
 
-fn cut_one<T: Real>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
+fn cut_one<T: Stored>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
     let width = x.last_dim();
     let xs = x.as_slice::<T>()?;
     let out = parallel::fill(xs.len() / width, size, |i, out| {
@@ -286,7 +286,7 @@ fn join(parts: &[Tensor]) -> Result<Tensor> {
     let width: usize = parts.iter().map(Tensor::last_dim).sum();
     let mut shape = lead.to_vec();
     shape.push(width);
-    with_real!(parts[0].dtype(), "cat_last", T => {
+    with_stored!(parts[0].dtype(), "cat_last", T => {
         let slices = parts.iter().map(Tensor::as_slice::<T>).collect::<Result<Vec<_>>>()?;
         let out = parallel::fill(lead.iter().product(), width, |i, out| {
             let mut at = 0;

@@ -1,7 +1,10 @@
 //! Linear layers without bias, with an optional low-rank addition in the same operation.
 
-use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
-use crate::dtype::{Real, with_real};
+use crate::cpu::gemm::{Multiply, gemm};
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::parallel::unfilled;
+use crate::cpu::product::Term;
+use crate::dtype::{Stored, with_real, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -18,7 +21,9 @@ pub struct LowRank<'a> {
 }
 
 impl Tape {
-    /// x·Wᵀ, plus scale·(x·Aᵀ)·Bᵀ: x `[.., in]`, weight `[out, in]` → `[.., out]`.
+    /// x·Wᵀ, plus scale·(x·Aᵀ)·Bᵀ: x `[.., in]`, weight `[out, in]` → `[.., out]`, in the type of x. Weights may be wider
+    /// (float32 masters of a bfloat16 computation); they are rounded for the product, and their gradients are sums in
+    /// float32.
     ///
     /// Frozen weights cost a forward product and one for the gradient of x; nothing is kept for them.
     ///
@@ -26,65 +31,51 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the extents do not fit.
     pub fn linear(&self, x: &Var, weight: &Var, low_rank: Option<LowRank>) -> Result<Var> {
         let dims = Dims::of(x.tensor(), weight.tensor(), low_rank.as_ref())?;
-        with_real!(x.tensor().dtype(), "linear", T => match low_rank {
+        with_stored!(x.tensor().dtype(), "linear", T => match low_rank {
             None => self.plain::<T>(x, weight, dims),
             Some(lora) => self.low_rank::<T>(x, weight, &lora, dims),
         })
     }
 
-    fn plain<T: Real>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
+    fn plain<T: Multiply>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let mut y = vec![T::zero(); d.rows * d.outputs];
-        forward::<T>(&mut y, &xs, &w, d)?;
-        let value = Tensor::new(y, &d.output_shape(&xs));
+        let value = forward::<T>(&xs, &w, None, d)?;
         Ok(self.record(&[x, weight], value, |needs| {
+            // What only the gradient of the weight needs is not kept for a frozen one.
+            let x_shape = xs.shape().to_vec();
+            let saved = needs[1].then_some(xs);
             move |g: Tensor| {
-                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, d)).transpose()?;
-                let dx = dx.map(|dx| Tensor::new(dx, xs.shape()));
-                let dw = needs[1].then(|| weight_gradient::<T>(&g, &xs, d)).transpose()?;
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, None, d, &x_shape)).transpose()?;
+                let dw = saved.map(|xs| weight_gradient::<T>(&g, &xs, d)).transpose()?;
                 Ok(vec![dx, dw])
             }
         }))
     }
 
-    fn low_rank<T: Real>(&self, x: &Var, weight: &Var, lora: &LowRank, d: Dims) -> Result<Var> {
+    fn low_rank<T: Multiply>(&self, x: &Var, weight: &Var, lora: &LowRank, d: Dims) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let (a, b) = (lora.a.tensor().clone(), lora.b.tensor().clone());
-        let (rank, scale) = (a.dim(0), T::of(lora.scale));
-        let mut y = vec![T::zero(); d.rows * d.outputs];
-        forward::<T>(&mut y, &xs, &w, d)?;
-        let mut xa = vec![T::zero(); d.rows * rank];
-        let a_mat = Mat::new(a.as_slice::<T>()?, rank, d.inputs);
-        let b_mat = Mat::new(b.as_slice::<T>()?, d.outputs, rank);
-        let x_mat = Mat::new(xs.as_slice::<T>()?, d.rows, d.inputs);
-        gemm(MatMut::new(&mut xa, rank), Write::Set, T::one(), x_mat, a_mat.t(), Threads::All);
-        let xa_mat = Mat::new(&xa, d.rows, rank);
-        gemm(MatMut::new(&mut y, d.outputs), Write::Add, scale, xa_mat, b_mat.t(), Threads::All);
-        let value = Tensor::new(y, &d.output_shape(&xs));
+        let (a, b) = (lora.a.tensor().to_dtype(T::KIND)?, lora.b.tensor().to_dtype(T::KIND)?);
+        let (rank, scale) = (a.dim(0), <T::Compute as crate::Real>::of(lora.scale));
+        // scale·x·Aᵀ
+        let xa = product::<T, T>(matrix(&xs, d.inputs)?, matrix::<T>(&a, d.inputs)?.t(), scale);
+        let value = forward::<T>(&xs, &w, Some((&xa, &b)), d)?;
         Ok(self.record(&[x, weight, lora.a, lora.b], value, |needs| {
             move |g: Tensor| {
-                let g_mat = Mat::new(g.as_slice::<T>()?, d.rows, d.outputs);
-                let (a_mat, b_mat) =
-                    (Mat::new(a.as_slice::<T>()?, rank, d.inputs), Mat::new(b.as_slice::<T>()?, d.outputs, rank));
+                let g_mat = matrix::<T>(&g, d.outputs)?;
                 // scale·g·B, which both the gradient of A and that of x need.
-                let mut gb = vec![T::zero(); d.rows * rank];
-                gemm(MatMut::new(&mut gb, rank), Write::Set, scale, g_mat, b_mat, Threads::All);
-                let gb_mat = Mat::new(&gb, d.rows, rank);
-                let dx = match needs[0] {
-                    true => {
-                        let mut dx = input_gradient::<T>(&g, &w, d)?;
-                        gemm(MatMut::new(&mut dx, d.inputs), Write::Add, T::one(), gb_mat, a_mat, Threads::All);
-                        Some(Tensor::new(dx, xs.shape()))
-                    }
-                    false => None,
-                };
+                let gb = product::<T, T>(g_mat, matrix(&b, rank)?, scale);
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, Some((&gb, &a)), d, xs.shape())).transpose()?;
                 let dw = needs[1].then(|| weight_gradient::<T>(&g, &xs, d)).transpose()?;
                 let da = needs[2].then(|| -> Result<_> {
-                    let x_mat = Mat::new(xs.as_slice::<T>()?, d.rows, d.inputs);
-                    Ok(product(rank, d.inputs, T::one(), gb_mat.t(), x_mat))
+                    let gradient =
+                        product::<T, T::Compute>(Mat::new(&gb, d.rows, rank).t(), matrix(&xs, d.inputs)?, one::<T>());
+                    Ok(Tensor::new(gradient, &[rank, d.inputs]))
                 });
-                let xa_mat = Mat::new(&xa, d.rows, rank);
-                let db = needs[3].then(|| product(d.outputs, rank, scale, g_mat.t(), xa_mat));
+                // (gᵀ·xa) by way of its transpose, whose left matrix is the small one to turn round.
+                let db = needs[3].then(|| {
+                    let transposed = product::<T, T::Compute>(Mat::new(&xa, d.rows, rank).t(), g_mat, one::<T>());
+                    Tensor::new(turned(&transposed, rank, d.outputs), &[d.outputs, rank])
+                });
                 Ok(vec![dx, dw, da.transpose()?, db])
             }
         }))
@@ -98,15 +89,14 @@ impl Tape {
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
     with_real!(x.dtype(), "linear", T => {
-        let mut y = vec![T::zero(); d.rows * d.outputs];
-        forward::<T>(&mut y, x, weight, d)?;
+        let mut y = forward::<T>(x, weight, None, d)?;
         if let Some(bias) = bias {
             let bias = bias.as_slice::<T>()?;
-            for row in y.chunks_mut(d.outputs) {
+            for row in y.as_mut_slice::<T>()?.chunks_mut(d.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
         }
-        Ok(Tensor::new(y, &d.output_shape(x)))
+        Ok(y)
     })
 }
 
@@ -148,31 +138,60 @@ impl Dims {
     }
 }
 
-fn forward<T: Real>(y: &mut [T], x: &Tensor, w: &Tensor, d: Dims) -> Result<()> {
-    let x = Mat::new(x.as_slice::<T>()?, d.rows, d.inputs);
-    let w = Mat::new(w.as_slice::<T>()?, d.outputs, d.inputs);
-    gemm(MatMut::new(y, d.outputs), Write::Set, T::one(), x, w.t(), Threads::All);
-    Ok(())
+/// The rows of a tensor of `cols` columns.
+fn matrix<T: Stored>(x: &Tensor, cols: usize) -> Result<Mat<'_, T>> {
+    Ok(Mat::new(x.as_slice::<T>()?, x.len() / cols.max(1), cols))
 }
 
-/// g·W, `[rows, in]`.
-fn input_gradient<T: Real>(g: &Tensor, w: &Tensor, d: Dims) -> Result<Vec<T>> {
-    let g = Mat::new(g.as_slice::<T>()?, d.rows, d.outputs);
-    let w = Mat::new(w.as_slice::<T>()?, d.outputs, d.inputs);
-    let mut dx = vec![T::zero(); d.rows * d.inputs];
-    gemm(MatMut::new(&mut dx, d.inputs), Write::Set, T::one(), g, w, Threads::All);
-    Ok(dx)
+fn one<T: Stored>() -> T::Compute {
+    num_traits::One::one()
+}
+
+/// x·Wᵀ, and xa·Bᵀ of a low-rank addition.
+fn forward<T: Multiply>(x: &Tensor, w: &Tensor, lora: Option<(&[T], &Tensor)>, d: Dims) -> Result<Tensor> {
+    let w = w.to_dtype(T::KIND)?;
+    let mut terms = vec![Term { a: matrix(x, d.inputs)?, b: matrix::<T>(&w, d.inputs)?.t().into() }];
+    if let Some((xa, b)) = lora {
+        let rank = b.dim(1);
+        terms.push(Term { a: Mat::new(xa, d.rows, rank), b: matrix::<T>(b, rank)?.t().into() });
+    }
+    let mut y = unfilled(d.rows * d.outputs);
+    T::multiply(MatMut::new(&mut y, d.outputs), Write::Set, one::<T>(), &terms, Threads::All);
+    Ok(Tensor::new::<T>(y, &d.output_shape(x)))
+}
+
+/// g·W, and gb·A of a low-rank addition.
+fn input_gradient<T: Multiply>(
+    g: &Tensor,
+    w: &Tensor,
+    lora: Option<(&[T], &Tensor)>,
+    d: Dims,
+    shape: &[usize],
+) -> Result<Tensor> {
+    let w = w.to_dtype(T::KIND)?;
+    let mut terms = vec![Term { a: matrix(g, d.outputs)?, b: matrix::<T>(&w, d.inputs)?.into() }];
+    if let Some((gb, a)) = lora {
+        terms.push(Term { a: Mat::new(gb, d.rows, a.dim(0)), b: matrix::<T>(a, d.inputs)?.into() });
+    }
+    let mut dx = unfilled(d.rows * d.inputs);
+    T::multiply(MatMut::new(&mut dx, d.inputs), Write::Set, one::<T>(), &terms, Threads::All);
+    Ok(Tensor::new::<T>(dx, shape))
 }
 
 /// gᵀ·x, `[out, in]`.
-fn weight_gradient<T: Real>(g: &Tensor, x: &Tensor, d: Dims) -> Result<Tensor> {
-    let g = Mat::new(g.as_slice::<T>()?, d.rows, d.outputs);
-    let x = Mat::new(x.as_slice::<T>()?, d.rows, d.inputs);
-    Ok(product(d.outputs, d.inputs, T::one(), g.t(), x))
+fn weight_gradient<T: Multiply>(g: &Tensor, x: &Tensor, d: Dims) -> Result<Tensor> {
+    let gradient = product::<T, T::Compute>(matrix(g, d.outputs)?.t(), matrix(x, d.inputs)?, one::<T>());
+    Ok(Tensor::new(gradient, &[d.outputs, d.inputs]))
 }
 
-fn product<T: Real>(rows: usize, cols: usize, scale: T, a: Mat<T>, b: Mat<T>) -> Tensor {
-    let mut c = vec![T::zero(); rows * cols];
-    gemm(MatMut::new(&mut c, cols), Write::Set, scale, a, b, Threads::All);
-    Tensor::new(c, &[rows, cols])
+/// scale·a·b.
+fn product<T: Multiply, O: Stored<Compute = T::Compute>>(a: Mat<T>, b: Mat<T>, scale: T::Compute) -> Vec<O> {
+    let mut c = unfilled(a.rows() * b.cols());
+    gemm(MatMut::new(&mut c, b.cols()), Write::Set, scale, a, b, Threads::All);
+    c
+}
+
+/// The transpose of `[rows, cols]`.
+fn turned<T: Copy>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
+    (0..cols).flat_map(|j| (0..rows).map(move |i| x[i * cols + j])).collect()
 }

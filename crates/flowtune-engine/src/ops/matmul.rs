@@ -1,6 +1,7 @@
 //! Products of matrices that are both values; linear layers have an operation of their own.
 
-use crate::cpu::gemm::{Mat, MatMut, Threads, Write, gemm};
+use crate::cpu::gemm::{Multiply, gemm};
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::dtype::{Real, with_real};
 use crate::error::{Error, Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -57,7 +58,7 @@ impl Dims {
     }
 }
 
-fn forward<T: Real>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn forward<T: Real + Multiply>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
     let (a, b) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
     Ok(each(d.batch, d.m * d.n, |i, out| {
         let (a, b) = (Mat::new(part(a, i, d.m * d.k), d.m, d.k), Mat::new(part(b, i, d.k * d.n), d.k, d.n));
@@ -66,7 +67,7 @@ fn forward<T: Real>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
 }
 
 /// g·yᵀ.
-fn left_gradient<T: Real>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn left_gradient<T: Real + Multiply>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
     let (g, b) = (g.as_slice::<T>()?, b.as_slice::<T>()?);
     Ok(each(d.batch, d.m * d.k, |i, out| {
         let (g, b) = (Mat::new(part(g, i, d.m * d.n), d.m, d.n), Mat::new(part(b, i, d.k * d.n), d.k, d.n));
@@ -75,7 +76,7 @@ fn left_gradient<T: Real>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
 }
 
 /// xᵀ·g.
-fn right_gradient<T: Real>(g: &Tensor, a: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn right_gradient<T: Real + Multiply>(g: &Tensor, a: &Tensor, d: Dims) -> Result<Vec<T>> {
     let (g, a) = (g.as_slice::<T>()?, a.as_slice::<T>()?);
     Ok(each(d.batch, d.k * d.n, |i, out| {
         let (g, a) = (Mat::new(part(g, i, d.m * d.n), d.m, d.n), Mat::new(part(a, i, d.m * d.k), d.m, d.k));
@@ -87,7 +88,7 @@ fn part<T>(data: &[T], i: usize, length: usize) -> &[T] {
     &data[i * length..][..length]
 }
 
-fn each<T: Real>(count: usize, length: usize, f: impl Fn(usize, &mut [T])) -> Vec<T> {
+fn each<T: Real + Multiply>(count: usize, length: usize, f: impl Fn(usize, &mut [T])) -> Vec<T> {
     let mut out = vec![T::zero(); count * length];
     out.chunks_mut(length.max(1)).enumerate().for_each(|(i, out)| f(i, out));
     out

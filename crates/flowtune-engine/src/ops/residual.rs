@@ -1,7 +1,7 @@
 //! The gated residual connection.
 
 use crate::cpu::parallel;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -23,7 +23,7 @@ impl Tape {
             let expected = format!("[{batch}, {dim}]");
             return Err(shape_error("gated_residual", "gate", expected, gate.tensor().shape()));
         }
-        with_real!(x.tensor().dtype(), "gated_residual", T => {
+        with_stored!(x.tensor().dtype(), "gated_residual", T => {
             let (gates, ys) = (gate.tensor().clone(), y.tensor().clone());
             let value = forward::<T>(x.tensor(), &gates, &ys, tokens)?;
             Ok(self.record(&[x, gate, y], value, |needs| {
@@ -37,44 +37,45 @@ impl Tape {
     }
 }
 
-fn forward<T: Real>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
+fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = x.last_dim();
     let (xs, ys, gate) = (x.as_slice::<T>()?, y.as_slice::<T>()?, gate.as_slice::<T>()?);
     let out = parallel::fill(xs.len() / dim, dim, |i, out| {
         let (x, y) = (&xs[i * dim..][..dim], &ys[i * dim..][..dim]);
         let gate = &gate[i / tokens * dim..][..dim];
         for j in 0..dim {
-            out[j] = x[j] + gate[j] * y[j];
+            out[j] = T::store(x[j].load() + gate[j].load() * y[j].load());
         }
     });
     Ok(Tensor::new(out, x.shape()))
 }
 
 /// gate·g, the gradient of y.
-fn gated<T: Real>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
+fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = g.last_dim();
     let (gs, gate) = (g.as_slice::<T>()?, gate.as_slice::<T>()?);
     let out = parallel::fill(gs.len() / dim, dim, |i, out| {
         let (g, gate) = (&gs[i * dim..][..dim], &gate[i / tokens * dim..][..dim]);
         for j in 0..dim {
-            out[j] = gate[j] * g[j];
+            out[j] = T::store(gate[j].load() * g[j].load());
         }
     });
     Ok(Tensor::new(out, g.shape()))
 }
 
 /// Σ_tokens g·y, `[batch, dim]`.
-fn gate_gradient<T: Real>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
+fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
     let (batch, tokens, dim) = (g.dim(0), g.dim(1), g.dim(2));
     let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T>()?);
     let mut out = Vec::<T>::with_capacity(batch * dim);
     for b in 0..batch {
-        out.extend(parallel::sum_rows(tokens, dim, |t, acc: &mut [T]| {
+        let sums = parallel::sum_rows(tokens, dim, |t, acc: &mut [T::Compute]| {
             let at = (b * tokens + t) * dim;
             for ((acc, &g), &y) in acc.iter_mut().zip(&gs[at..][..dim]).zip(&ys[at..][..dim]) {
-                *acc += g * y;
+                *acc += g.load() * y.load();
             }
-        }));
+        });
+        out.extend(sums.into_iter().map(T::store));
     }
     Ok(Tensor::new(out, &[batch, dim]))
 }

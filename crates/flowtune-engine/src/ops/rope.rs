@@ -1,12 +1,14 @@
 //! Rotary position embedding over interleaved pairs, as FLUX.2 has it.
 
+use num_traits::One;
+
 use crate::cpu::parallel;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// cos and sin of the rotation angles, both `[1 or batch, tokens, head_dim / 2]`.
+/// cos and sin of the rotation angles, both `[1 or batch, tokens, head_dim / 2]`; float32 for a bfloat16 computation.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     /// Cosines.
@@ -23,11 +25,12 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the table does not fit x.
     pub fn rope(&self, x: &Var, table: &RopeTable) -> Result<Var> {
         check(x.tensor(), table)?;
-        with_real!(x.tensor().dtype(), "rope", T => {
-            let value = rotate::<T>(x.tensor(), table, T::one())?;
+        with_stored!(x.tensor().dtype(), "rope", T => {
+            let value = rotate::<T>(x.tensor(), table, One::one())?;
             Ok(self.record(&[x], value, |_| {
                 let table = table.clone();
-                move |g: Tensor| Ok(vec![Some(rotate::<T>(&g, &table, -T::one())?)])
+                let back = -<T as Stored>::Compute::one();
+                move |g: Tensor| Ok(vec![Some(rotate::<T>(&g, &table, back)?)])
             }))
         })
     }
@@ -46,10 +49,11 @@ fn check(x: &Tensor, table: &RopeTable) -> Result<()> {
     Ok(())
 }
 
-fn rotate<T: Real>(x: &Tensor, table: &RopeTable, sign: T) -> Result<Tensor> {
+fn rotate<T: Stored>(x: &Tensor, table: &RopeTable, sign: T::Compute) -> Result<Tensor> {
     let (batch, tokens, heads, head_dim) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
     let half = head_dim / 2;
-    let (cos, sin, xs) = (table.cos.as_slice::<T>()?, table.sin.as_slice::<T>()?, x.as_slice::<T>()?);
+    let (cos, sin) = (table.cos.as_slice::<T::Compute>()?, table.sin.as_slice::<T::Compute>()?);
+    let xs = x.as_slice::<T>()?;
     let shared = table.cos.dim(0) == 1;
     let row = heads * head_dim;
     let out = parallel::fill(batch * tokens, row, |i, out| {
@@ -58,10 +62,10 @@ fn rotate<T: Real>(x: &Tensor, table: &RopeTable, sign: T) -> Result<Tensor> {
         let x = &xs[i * row..][..row];
         for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
             for j in 0..half {
-                let (a, b) = (x[2 * j], x[2 * j + 1]);
+                let (a, b) = (x[2 * j].load(), x[2 * j + 1].load());
                 let s = sign * sin[j];
-                out[2 * j] = a * cos[j] - b * s;
-                out[2 * j + 1] = b * cos[j] + a * s;
+                out[2 * j] = T::store(a * cos[j] - b * s);
+                out[2 * j + 1] = T::store(b * cos[j] + a * s);
             }
         }
     });

@@ -2,7 +2,7 @@
 
 use super::elementwise::{sigmoid, silu_gradient};
 use crate::cpu::parallel;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -16,7 +16,7 @@ impl Tape {
         if x.tensor().last_dim() % 2 == 1 {
             return Err(shape_error("swiglu", "x", "[.., 2·dim]", x.tensor().shape()));
         }
-        with_real!(x.tensor().dtype(), "swiglu", T => {
+        with_stored!(x.tensor().dtype(), "swiglu", T => {
             let xs = x.tensor().clone();
             let value = forward::<T>(&xs)?;
             Ok(self.record(&[x], value, |_| {
@@ -26,7 +26,7 @@ impl Tape {
     }
 }
 
-fn forward<T: Real>(x: &Tensor) -> Result<Tensor> {
+fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
     let dim = x.last_dim() / 2;
     let xs = x.as_slice::<T>()?;
     let mut shape = x.shape().to_vec();
@@ -35,13 +35,14 @@ fn forward<T: Real>(x: &Tensor) -> Result<Tensor> {
     let out = parallel::fill(xs.len() / (2 * dim), dim, |i, out| {
         let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
         for j in 0..dim {
-            out[j] = gate[j] * sigmoid(gate[j]) * up[j];
+            let gate = gate[j].load();
+            out[j] = T::store(gate * sigmoid(gate) * up[j].load());
         }
     });
     Ok(Tensor::new(out, &shape))
 }
 
-fn backward<T: Real>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
+fn backward<T: Stored>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
     let dim = x.last_dim() / 2;
     let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
     let out = parallel::fill(xs.len() / (2 * dim), 2 * dim, |i, out| {
@@ -49,8 +50,9 @@ fn backward<T: Real>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
         let g = &gs[i * dim..][..dim];
         let (d_gate, d_up) = out.split_at_mut(dim);
         for j in 0..dim {
-            d_gate[j] = silu_gradient(gate[j], g[j] * up[j]);
-            d_up[j] = g[j] * gate[j] * sigmoid(gate[j]);
+            let (gate, up, g) = (gate[j].load(), up[j].load(), g[j].load());
+            d_gate[j] = T::store(silu_gradient(gate, g * up));
+            d_up[j] = T::store(g * gate * sigmoid(gate));
         }
     });
     Ok(Tensor::new(out, x.shape()))

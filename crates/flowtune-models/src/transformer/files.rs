@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Flux2Config, Flux2Transformer};
 use crate::error::{Result, io_error, layout_error};
 use crate::folder::{ModelFolder, read_json};
+use crate::precision::Precision;
 use crate::weights::{Weights, replace_file, save_safetensors};
 
 /// File names of a component, as diffusers has them.
@@ -31,16 +32,17 @@ impl Flux2Transformer {
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT` when the config contradicts itself.
-    pub fn random(config: Flux2Config, seed: u64) -> Result<Self> {
+    pub fn random(config: Flux2Config, seed: u64, precision: Precision) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        Self::build(config, &mut |_, shape| {
+        let model = Self::build(config, &mut |_, shape| {
             let &[outputs, inputs] = shape else {
                 return Ok(Tensor::full(1f32, shape));
             };
             let bound = 1.0 / (inputs as f32).sqrt();
             let weight = (0..outputs * inputs).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>();
-            Ok(Tensor::from_vec(weight, shape)?)
-        })
+            Ok(Tensor::from_vec(weight, shape)?.to_dtype(precision.weight(shape))?)
+        })?;
+        Ok(Self { compute: Some(precision.compute()), ..model })
     }
 
     /// A model of this geometry without weights, for its names, and the name and shape of every weight in order. No
@@ -61,11 +63,11 @@ impl Flux2Transformer {
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `IO`.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, precision: Precision) -> Result<Self> {
         if path.join("model_index.json").is_file() {
-            return ModelFolder::open(path)?.transformer();
+            return ModelFolder::open(path)?.transformer(precision);
         }
-        Self::load(read_json(&path.join(CONFIG_FILE))?, &Weights::open(path)?)
+        Self::load(read_json(&path.join(CONFIG_FILE))?, &Weights::open(path)?, precision)
     }
 
     /// Writes the base model's weights and their configuration into `folder`, which is made if it is not there, in
@@ -116,9 +118,9 @@ mod tests {
     #[test]
     fn what_is_saved_is_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let model = Flux2Transformer::random(tiny(), 3).unwrap();
+        let model = Flux2Transformer::random(tiny(), 3, Precision::Float32).unwrap();
         model.save(&folder.path().join("transformer"), DType::F32).unwrap();
-        let back = Flux2Transformer::open(&folder.path().join("transformer")).unwrap();
+        let back = Flux2Transformer::open(&folder.path().join("transformer"), Precision::Float32).unwrap();
         assert_eq!(back.config().axes_dims_rope, model.config().axes_dims_rope);
         for (a, b) in model.params().iter().zip(back.params()) {
             assert_eq!((a.name(), a.value().to_f32_vec().unwrap()), (b.name(), b.value().to_f32_vec().unwrap()));
@@ -127,10 +129,15 @@ mod tests {
 
     #[test]
     fn random_weights_are_those_of_the_seed_and_of_pytorchs_size() {
-        let values = |seed| Flux2Transformer::random(tiny(), seed).unwrap().params()[0].value().to_f32_vec().unwrap();
+        let values = |seed| {
+            Flux2Transformer::random(tiny(), seed, Precision::Float32).unwrap().params()[0]
+                .value()
+                .to_f32_vec()
+                .unwrap()
+        };
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));
-        let model = Flux2Transformer::random(tiny(), 1).unwrap();
+        let model = Flux2Transformer::random(tiny(), 1, Precision::Float32).unwrap();
         for param in model.params() {
             let (value, shape) = (param.value().to_f32_vec().unwrap(), param.value().shape().to_vec());
             let largest = value.iter().fold(0f32, |m, x| m.max(x.abs()));

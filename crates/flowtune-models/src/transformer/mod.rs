@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flowtune_engine::ops::elementwise::scale_tensor;
-use flowtune_engine::{Param, Tape, Tensor, Var};
+use flowtune_engine::{DType, Param, Tape, Tensor, Var};
 
 pub use config::Flux2Config;
 pub use files::WeightShape;
@@ -21,6 +21,7 @@ pub use files::WeightShape;
 use crate::error::{Result, layout_error};
 use crate::folder::ModelFolder;
 use crate::linear::Linear;
+use crate::precision::Precision;
 use crate::weights::Weights;
 use builder::{Builder, Source};
 use double::DoubleBlock;
@@ -48,6 +49,8 @@ pub struct Flux2Inputs {
 #[derive(Debug)]
 pub struct Flux2Transformer {
     config: Flux2Config,
+    /// Type of activations; that of the inputs when none.
+    compute: Option<DType>,
     x_embedder: Linear,
     context_embedder: Linear,
     time: TimeGuidanceEmbed,
@@ -67,11 +70,12 @@ impl Flux2Transformer {
     ///
     /// # Errors
     /// `WEIGHTS_MISSING` or `SHAPE_MISMATCH` naming the tensor.
-    pub fn load(config: Flux2Config, weights: &Weights) -> Result<Self> {
-        Self::build(config, &mut |name, shape| weights.get(name, shape))
+    pub fn load(config: Flux2Config, weights: &Weights, precision: Precision) -> Result<Self> {
+        let source = &mut |name: &str, shape: &[usize]| weights.get_as(name, shape, precision.weight(shape));
+        Ok(Self { compute: Some(precision.compute()), ..Self::build(config, source)? })
     }
 
-    /// A model whose weights `source` makes from name and shape.
+    /// A model whose weights `source` makes from name and shape. It computes in the type of its inputs.
     ///
     /// # Errors
     /// What `source` returns, and `CHECKPOINT_LAYOUT` when the config contradicts itself.
@@ -102,6 +106,7 @@ impl Flux2Transformer {
         let params = std::mem::take(&mut b.params);
         Ok(Self {
             config,
+            compute: None,
             x_embedder,
             context_embedder,
             time,
@@ -121,6 +126,11 @@ impl Flux2Transformer {
         &self.config
     }
 
+    /// Type of activations, if it is not that of the inputs.
+    pub fn compute_dtype(&self) -> Option<DType> {
+        self.compute
+    }
+
     /// The weights of the base model, in checkpoint order of the layers; adapters are not among them.
     pub fn params(&self) -> &[Param] {
         &self.params
@@ -137,23 +147,25 @@ impl Flux2Transformer {
         out
     }
 
-    /// The prediction, `[batch, tokens, 128]`. Each block is a checkpoint of the tape.
+    /// The prediction, `[batch, tokens, 128]`, in the type of the latents. Each block is a checkpoint of the tape.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the inputs do not fit the model.
     pub fn forward(&self, tape: &Tape, inputs: &Flux2Inputs) -> Result<Var> {
         let c = &self.config;
-        let temb = self.time_embedding(tape, inputs)?;
+        let outer = inputs.hidden_states.tensor().dtype();
+        let compute = self.compute.unwrap_or(outer);
+        let temb = self.time_embedding(tape, inputs, compute)?;
         let activated = tape.silu(&temb)?;
         let rope = positions::rope_table(
             &inputs.txt_ids,
             &inputs.img_ids,
             &c.axes_dims_rope,
             c.rope_theta,
-            inputs.hidden_states.tensor().dtype(),
+            if compute == DType::F64 { DType::F64 } else { DType::F32 },
         )?;
-        let image = self.x_embedder.forward(tape, &inputs.hidden_states)?;
-        let text = self.context_embedder.forward(tape, &inputs.encoder_hidden_states)?;
+        let image = self.x_embedder.forward(tape, &tape.cast(&inputs.hidden_states, compute)?)?;
+        let text = self.context_embedder.forward(tape, &tape.cast(&inputs.encoder_hidden_states, compute)?)?;
         let counts = [text.tensor().dim(1), image.tensor().dim(1)];
 
         let mut state = vec![image, text];
@@ -177,13 +189,13 @@ impl Flux2Transformer {
         // diffusers `AdaLayerNormContinuous`: scale first, then shift.
         let out = modulate(tape, &self.norm_out, &activated, 2)?;
         let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps)?;
-        Ok(self.proj_out.forward(tape, &normed)?)
+        Ok(tape.cast(&self.proj_out.forward(tape, &normed)?, outer)?)
     }
 
-    fn time_embedding(&self, tape: &Tape, inputs: &Flux2Inputs) -> Result<Var> {
+    fn time_embedding(&self, tape: &Tape, inputs: &Flux2Inputs, compute: DType) -> Result<Var> {
         let timestep = scale_tensor(&inputs.timestep, 1000.0)?;
         let guidance = inputs.guidance.as_ref().map(|g| scale_tensor(g, 1000.0)).transpose()?;
-        Ok(self.time.forward(tape, &timestep, guidance.as_ref())?)
+        Ok(self.time.forward(tape, &timestep, guidance.as_ref(), compute)?)
     }
 }
 
@@ -192,7 +204,7 @@ impl ModelFolder {
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor.
-    pub fn transformer(&self) -> Result<Flux2Transformer> {
-        Flux2Transformer::load(self.config("transformer")?, &self.weights("transformer")?)
+    pub fn transformer(&self, precision: Precision) -> Result<Flux2Transformer> {
+        Flux2Transformer::load(self.config("transformer")?, &self.weights("transformer")?, precision)
     }
 }

@@ -1,7 +1,7 @@
 //! Timestep and guidance embedding, and the modulation that all blocks share.
 
 use flowtune_engine::ops::timestep::timestep_embedding;
-use flowtune_engine::{Tape, Tensor, Var};
+use flowtune_engine::{DType, Tape, Tensor, Var};
 
 use super::builder::Builder;
 use crate::error::Result;
@@ -47,17 +47,19 @@ impl TimeGuidanceEmbed {
         Ok(Self { channels, timestep, guidance })
     }
 
-    /// timestep and guidance `[batch]`, both already times 1000 → `[batch, dim]`.
+    /// timestep and guidance `[batch]`, both already times 1000 → `[batch, dim]` in `compute`.
     pub(super) fn forward(
         &self,
         tape: &Tape,
         timestep: &Tensor,
         guidance: Option<&Tensor>,
+        compute: DType,
     ) -> flowtune_engine::Result<Var> {
-        let time = self.timestep.forward(tape, timestep_embedding(timestep, self.channels)?)?;
+        let embedding = |t: &Tensor| timestep_embedding(t, self.channels)?.to_dtype(compute);
+        let time = self.timestep.forward(tape, embedding(timestep)?)?;
         match (&self.guidance, guidance) {
             (Some(mlp), Some(guidance)) => {
-                let guidance = mlp.forward(tape, timestep_embedding(guidance, self.channels)?)?;
+                let guidance = mlp.forward(tape, embedding(guidance)?)?;
                 tape.add(&time, &guidance)
             }
             _ => Ok(time),

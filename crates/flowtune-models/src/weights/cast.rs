@@ -4,17 +4,6 @@ use flowtune_engine::{Element, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// float32 from any floating type; `None` for another.
-pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => elements(bytes, f32::from_le_bytes),
-        Dtype::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::F64 => elements(bytes, |b| f64::from_le_bytes(b) as f32),
-        _ => return None,
-    })
-}
-
 /// A tensor of the type on disk; `None` for one that the engine does not have.
 pub(super) fn keep(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Option<flowtune_engine::Result<Tensor>> {
     fn tensor<T: Element>(data: Vec<T>, shape: &[usize]) -> Option<flowtune_engine::Result<Tensor>> {

@@ -66,6 +66,14 @@ impl Weights {
     /// `WEIGHTS_MISSING`, `SHAPE_MISMATCH`; `CHECKPOINT_LAYOUT` when it holds no floating type or the file has
     /// changed since it was opened.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.get_as(name, shape, DType::F32)
+    }
+
+    /// As [`Weights::get`], in another floating type.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn get_as(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let got = self.shape(name).ok_or_else(|| self.missing(name))?;
         if got != shape {
             let (file, tensor) = (self.file_of(name), self.full(name));
@@ -73,8 +81,8 @@ impl Weights {
         }
         let full = self.full(name);
         match &*self.source {
-            Source::Files { shards, shard_of, .. } => shards[shard_of[&full]].read_f32(&full),
-            Source::Memory(tensors) => Ok(tensors[&full].to_dtype(DType::F32)?),
+            Source::Files { shards, shard_of, .. } => shards[shard_of[&full]].read_floats(&full, dtype),
+            Source::Memory(tensors) => Ok(tensors[&full].to_dtype(dtype)?),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use flowtune_engine::Tensor;
+use flowtune_engine::{DType, Tensor};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorInfo;
@@ -57,11 +57,13 @@ impl Shard {
             .ok_or_else(|| Error::WeightsMissing { file: self.path.display().to_string(), tensor: name.to_owned() })
     }
 
-    /// A floating tensor as float32.
-    pub(super) fn read_f32(&self, name: &str) -> Result<Tensor> {
+    /// A floating tensor in `dtype`.
+    pub(super) fn read_floats(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let info = self.info(name)?;
-        let data = cast::to_f32(info.dtype, self.bytes(info)?).ok_or_else(|| self.wrong_type(name, info))?;
-        Ok(Tensor::from_vec(data, &info.shape)?)
+        match cast::keep(info.dtype, self.bytes(info)?, &info.shape) {
+            Some(tensor) if info.dtype != safetensors::Dtype::I64 => Ok(tensor?.to_dtype(dtype)?),
+            _ => Err(self.wrong_type(name, info)),
+        }
     }
 
     /// A tensor in the type on disk.

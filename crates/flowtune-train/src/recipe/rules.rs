@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::Recipe;
+use flowtune_models::Precision;
+
+use super::{Mode, Recipe};
 use crate::error::{Error, Result};
 
 /// Largest integer that JavaScript holds exactly.
@@ -156,6 +158,10 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
             "`data.resolution` must be a multiple of 16, got {}; the nearest is {nearest}",
             data.resolution
         ));
+    }
+    if recipe.mode == Mode::Full && recipe.model.precision == Precision::Bfloat16 {
+        let why = "bfloat16 weights would round most updates away";
+        return refuse(format!("`model.precision` must be float32 or mixed when `mode` is full, got bfloat16: {why}"));
     }
     if data.train.is_empty() {
         return refuse("`data.train` must name at least one folder, got none".into());

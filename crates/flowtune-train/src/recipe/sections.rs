@@ -6,6 +6,7 @@ use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
+use flowtune_models::Precision;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares an enum that is written in snake_case.
@@ -94,6 +95,9 @@ pub struct ModelRecipe {
     /// Train a step-distilled checkpoint all the same.
     #[serde(default)]
     pub allow_distilled: bool,
+    /// Types of the transformer's weights and of the computation; `bfloat16` is for LoRA, `mixed` for full fine-tuning.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// Images with a `.txt` caption of the same name beside each.

@@ -126,6 +126,7 @@ fn wrong_types_and_choices_are_named() {
         ("mode", json!("lara"), "`mode` must be one of lora, full, got \"lara\" (did you mean \"lora\"?)"),
         ("flowMatching.lossWeighting", json!("linea"), "got \"linea\" (did you mean \"linear\"?)"),
         ("model.allowDistilled", json!("yes"), "`model.allowDistilled` must be a boolean, got string \"yes\""),
+        ("model.precision", json!("bf16"), "`model.precision` must be one of float32, bfloat16, mixed, got \"bf16\""),
         ("model.path", json!(5), "`model.path` must be a path, got integer `5`"),
         ("data.train", json!(5), "`data.train` must be a folder or a list of folders"),
         ("data.train", json!([]), "`data.train` must name at least one folder"),

@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 pub(super) const FORWARD: f64 = 1e-4;
 /// Bound of gradients and trained weights.
 pub(super) const GRADIENT: f64 = 1e-3;
+/// Bound of the loss of a bfloat16 run.
+pub(super) const BFLOAT16_LOSS: f64 = 1e-2;
+/// Bound of 1 − cos between gradients of a bfloat16 run and the reference's.
+pub(super) const BFLOAT16_DIRECTION: f64 = 1e-3;
 /// Bound of ids.
 pub(super) const EXACT: f64 = 0.0;
 
@@ -92,6 +96,27 @@ impl Case {
         let want = self.take(&format!("expect.{name}"))?;
         self.checks.borrow_mut().push(compare(name, got, &want, bound)?);
         Ok(())
+    }
+
+    /// Compares the direction with that of `expect.<name>`: 1 − cos of the angle between them.
+    pub(super) fn expect_direction(&self, name: &str, got: &Tensor, bound: f64) -> Result<()> {
+        let want = self.take(&format!("expect.{name}"))?.to_dtype(DType::F64)?;
+        let got = got.to_dtype(DType::F64)?;
+        let (a, b) = (got.as_slice::<f64>()?, want.as_slice::<f64>()?);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let error = match got.shape() == want.shape() {
+            true => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
+            false => f64::INFINITY,
+        };
+        // Not `error > bound`: a NaN is off.
+        let ok = error <= bound;
+        self.checks.borrow_mut().push(TensorCheck { name: name.to_owned(), error, bound, ok });
+        Ok(())
+    }
+
+    /// The checks, whether or not everything in the case was used.
+    pub(super) fn checks(self) -> Vec<TensorCheck> {
+        self.checks.into_inner()
     }
 
     /// The checks, if the case held nothing that was not used.

@@ -10,6 +10,7 @@ mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flowtune_models::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
@@ -60,6 +61,9 @@ pub struct CaseReport {
 pub struct VerifyOptions {
     /// Cases, or folders of cases.
     pub paths: Vec<PathBuf>,
+    /// In what `train` cases are computed; the others are float32 only, and left out for another precision.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// All cases.
@@ -87,7 +91,7 @@ pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport>
         if control.is_cancelled() {
             return Err(Error::Cancelled { checkpoint: None });
         }
-        cases.push(run(folder));
+        cases.extend(run(folder, options.precision));
         let (done, total) = (i as u64 + 1, folders.len() as u64);
         control.emit(&Event::Progress { stage: "verifying".to_owned(), done, total });
     }
@@ -111,33 +115,43 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn run(folder: &Path) -> CaseReport {
+/// The report of a case; none when it is not computed in this precision.
+fn run(folder: &Path, precision: Precision) -> Option<CaseReport> {
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
     let mut kind = "unknown".to_owned();
-    match compute(folder, &mut kind) {
-        Ok(tensors) => CaseReport { name, kind, ok: tensors.iter().all(|t| t.ok), tensors, message: None },
+    match compute(folder, precision, &mut kind) {
+        Ok(tensors) => {
+            let ok = tensors.as_ref()?.iter().all(|t| t.ok);
+            Some(CaseReport { name, kind, ok, tensors: tensors?, message: None })
+        }
         Err(e) => {
             let message = Some(format!("{}: {e}", e.code()));
-            CaseReport { name, kind, ok: false, tensors: Vec::new(), message }
+            Some(CaseReport { name, kind, ok: false, tensors: Vec::new(), message })
         }
     }
 }
 
-fn compute(folder: &Path, kind: &mut String) -> Result<Vec<TensorCheck>> {
+fn compute(folder: &Path, precision: Precision, kind: &mut String) -> Result<Option<Vec<TensorCheck>>> {
+    let float32 = precision == Precision::Float32;
     if folder.join("expect.json").is_file() {
         *kind = "pipeline".to_owned();
-        return pipeline::run(folder);
+        return float32.then(|| pipeline::run(folder)).transpose();
     }
     let case = Case::open(folder)?;
     case.kind().clone_into(kind);
     match case.kind() {
+        "train" if !float32 => {
+            train::run(&case, precision)?;
+            return Ok(Some(case.checks()));
+        }
+        _ if !float32 => return Ok(None),
         "adapter" => flow::adapter(&case)?,
         "schedule" => flow::schedule(&case)?,
-        "train" => train::run(&case)?,
+        "train" => train::run(&case, precision)?,
         "vae" => models::vae(&case)?,
         "text" => models::text(&case)?,
         "sample" => models::sample(&case)?,
         other => return Err(Error::layout(folder, format!("kind `{other}` is not known to this version"))),
     }
-    case.finish()
+    case.finish().map(Some)
 }

@@ -64,7 +64,11 @@ struct SampleInfo {
 pub(super) fn sample(case: &Case) -> Result<()> {
     let info: SampleInfo = case.info()?;
     check_scheduler(case, &info.scheduler)?;
-    let model = Flux2Transformer::load(info.transformer.clone(), &case.model_weights("transformer.")?)?;
+    let model = Flux2Transformer::load(
+        info.transformer.clone(),
+        &case.model_weights("transformer.")?,
+        flowtune_models::Precision::Float32,
+    )?;
     let vae = AutoencoderKLFlux2::load(info.vae, &case.model_weights("vae.")?)?;
     let negative = case.input("negative_text_embeddings")?;
     let inputs = SampleInputs {

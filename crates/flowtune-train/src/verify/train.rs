@@ -4,12 +4,12 @@ use flowtune_engine::{Gradients, Param, Tape, Tensor};
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
-use flowtune_models::Weights;
 use flowtune_models::lora::{LoraConfig, restore_lora};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
+use flowtune_models::{Precision, Weights};
 use serde::Deserialize;
 
-use super::case::{Case, FORWARD, GRADIENT};
+use super::case::{BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamW;
 use crate::recipe::{Mode, OptimizerRecipe, OptimizerType};
@@ -53,9 +53,11 @@ struct OptimizerInfo {
     max_grad_norm: f64,
 }
 
-pub(super) fn run(case: &Case) -> Result<()> {
+/// In float32 all values are compared; in another precision the losses, and the directions of the gradients.
+pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
     let info: Info = case.info()?;
-    let (model, params) = model(case, &info)?;
+    let float32 = precision == Precision::Float32;
+    let (model, params) = model(case, &info, precision)?;
     let pipeline = pipeline(&info);
     let o = &info.optimizer;
     let OptimizerInfo { r#type, lr, beta1, beta2, eps, weight_decay, .. } = *o;
@@ -69,27 +71,39 @@ pub(super) fn run(case: &Case) -> Result<()> {
         losses.push(step.metrics.loss as f32);
         let mut gradients = Gradients::new();
         tape.backward(&step.loss, Tensor::full(1f32, &[]), &[], &mut gradients)?;
-        if i == 0 {
+        if i == 0 && float32 {
             case.expect("prediction.0", step.prediction.tensor(), FORWARD)?;
         }
         let norm = optimizer.clip_gradients(&mut gradients, o.max_grad_norm)?;
-        if i == 0 {
+        if i == 0 && !float32 {
+            expect_directions(case, &params, &gradients)?;
+        }
+        if i == 0 && float32 {
             case.expect("grad_norm.0", &Tensor::full(norm as f32, &[]), GRADIENT)?;
             // torch clips in place, so the reference's gradients are the clipped ones.
             expect_gradients(case, &params, &gradients)?;
         }
         optimizer.step(&gradients, lr)?;
     }
-    case.expect("loss", &Tensor::from_vec(losses, &[info.steps])?, FORWARD)?;
+    let bound = if float32 { FORWARD } else { BFLOAT16_LOSS };
+    case.expect("loss", &Tensor::from_vec(losses, &[info.steps])?, bound)?;
+    if !float32 {
+        return Ok(());
+    }
     params.iter().try_for_each(|p| case.expect(&format!("final.{}", p.name()), &p.value(), GRADIENT))
 }
 
 /// The model and what trains of it.
-fn model(case: &Case, info: &Info) -> Result<(Flux2Transformer, Vec<Param>)> {
+fn model(case: &Case, info: &Info, precision: Precision) -> Result<(Flux2Transformer, Vec<Param>)> {
     let (lora, base): (Vec<_>, Vec<_>) = case.weights("")?.into_iter().partition(|(name, _)| name.contains(".lora_"));
     let base_count = base.len();
     let weights = Weights::from_tensors(base.into_iter().collect());
-    let model = Flux2Transformer::load(info.transformer.clone(), &weights)?;
+    // A base that trains keeps its weights in float32.
+    let precision = match (precision, info.mode) {
+        (Precision::Bfloat16, Mode::Full) => Precision::Mixed,
+        (precision, _) => precision,
+    };
+    let model = Flux2Transformer::load(info.transformer.clone(), &weights, precision)?;
     if model.params().len() != base_count {
         return Err(Error::layout(case.folder(), "holds weights that the transformer does not have"));
     }
@@ -143,13 +157,21 @@ fn batch(case: &Case, i: usize) -> Result<Batch> {
 }
 
 fn expect_gradients(case: &Case, params: &[Param], gradients: &Gradients) -> Result<()> {
+    each_gradient(params, gradients, |name, gradient| case.expect(name, gradient, GRADIENT))
+}
+
+fn expect_directions(case: &Case, params: &[Param], gradients: &Gradients) -> Result<()> {
+    each_gradient(params, gradients, |name, gradient| case.expect_direction(name, gradient, BFLOAT16_DIRECTION))
+}
+
+/// `f` of the name in the case and the gradient of each weight.
+fn each_gradient(params: &[Param], gradients: &Gradients, f: impl Fn(&str, &Tensor) -> Result<()>) -> Result<()> {
     if gradients.len() != params.len() {
         return Err(Error::Internal(format!("{} gradients for {} weights", gradients.len(), params.len())));
     }
     for param in params {
         let missing = || Error::Internal(format!("{} has no gradient", param.name()));
-        let gradient = gradients.get(param).ok_or_else(missing)?;
-        case.expect(&format!("grad.0.{}", param.name()), gradient, GRADIENT)?;
+        f(&format!("grad.0.{}", param.name()), gradients.get(param).ok_or_else(missing)?)?;
     }
     Ok(())
 }

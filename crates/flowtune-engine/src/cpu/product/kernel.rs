@@ -1,0 +1,282 @@
+//! The innermost loops: a tile of the product, from rows of the left matrix where they lie and a packed panel of the
+//! right one. Both are read in words of 32 bits: one f32, two bf16 or four int8 that are adjacent along k.
+
+/// Rows of a tile.
+pub(super) const MR: usize = 12;
+/// Columns of a tile.
+pub(super) const NR: usize = 32;
+
+/// Sums of a tile, row-major: f32, or i32 for int8.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Tile([u32; MR * NR]);
+
+impl Tile {
+    pub(super) const ZERO: Self = Self([0; MR * NR]);
+
+    /// The sums of row `r`.
+    #[inline(always)]
+    pub(super) fn row<S: bytemuck::Pod>(&self, r: usize) -> &[S] {
+        bytemuck::cast_slice(&self.0[r * NR..][..NR])
+    }
+
+    fn row_mut<S: bytemuck::Pod>(&mut self, r: usize) -> &mut [S] {
+        bytemuck::cast_slice_mut(&mut self.0[r * NR..][..NR])
+    }
+}
+
+/// tile += A·B over `words` words of k. A: [`MR`] rows of words, `row_bytes` apart; B: `[words, NR]` words.
+///
+/// # Safety
+/// The processor has the kernel's instructions, A's rows and B are readable over `words` words.
+pub(crate) type Kernel = unsafe fn(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile);
+
+/// A kernel under the name of its instructions.
+pub(crate) type Named = (&'static str, Kernel);
+
+/// The kernels that this machine can run, fastest first.
+pub(super) fn f32_kernels() -> Vec<Named> {
+    let mut kernels: Vec<Named> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            kernels.push(("avx512", x86::f32_avx512));
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            kernels.push(("avx2", x86::f32_avx2));
+        }
+    }
+    kernels.push(("portable", f32_portable));
+    kernels
+}
+
+/// As [`f32_kernels`].
+pub(super) fn bf16_kernels() -> Vec<Named> {
+    let mut kernels: Vec<Named> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+            kernels.push(("avx512bf16", x86::bf16_avx512bf16));
+        }
+        if is_x86_feature_detected!("avx512f") {
+            kernels.push(("avx512", x86::bf16_avx512));
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            kernels.push(("avx2", x86::bf16_avx2));
+        }
+    }
+    kernels.push(("portable", bf16_portable));
+    kernels
+}
+
+/// As [`f32_kernels`]; A is unsigned, B signed.
+pub(super) fn int8_kernels() -> Vec<Named> {
+    let mut kernels: Vec<Named> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f") {
+            kernels.push(("avx512vnni", x86::int8_avx512vnni));
+        }
+        if is_x86_feature_detected!("avx2") {
+            kernels.push(("avx2", x86::int8_avx2));
+        }
+    }
+    kernels.push(("portable", int8_portable));
+    kernels
+}
+
+/// For any processor: `multiply` adds the product of two words to a sum. Two rows at a time, whose sums the compiler
+/// keeps in vector registers.
+///
+/// # Safety
+/// As [`Kernel`].
+#[inline(always)]
+unsafe fn portable<S: bytemuck::Pod>(
+    words: usize,
+    a: *const u8,
+    row_bytes: usize,
+    b: *const u32,
+    tile: &mut Tile,
+    multiply: impl Fn(u32, u32, &mut S),
+) {
+    for r in (0..MR).step_by(2) {
+        let [mut first, mut second]: [[S; NR]; 2] = [r, r + 1].map(|r| std::array::from_fn(|j| tile.row::<S>(r)[j]));
+        for w in 0..words {
+            // SAFETY: the caller's rows and panel are readable over `words` words.
+            let (x, y, b) = unsafe {
+                let at = a.add(r * row_bytes + 4 * w);
+                let (x, y) = (at.cast::<u32>().read_unaligned(), at.add(row_bytes).cast::<u32>().read_unaligned());
+                (x, y, &*b.add(w * NR).cast::<[u32; NR]>())
+            };
+            for j in 0..NR {
+                multiply(x, b[j], &mut first[j]);
+                multiply(y, b[j], &mut second[j]);
+            }
+        }
+        tile.row_mut(r).copy_from_slice(&first);
+        tile.row_mut(r + 1).copy_from_slice(&second);
+    }
+}
+
+/// a·b + c, fused where that is an instruction: elsewhere it would be a call.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// # Safety
+/// As [`Kernel`].
+unsafe fn f32_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+    let multiply = |a: u32, b: u32, sum: &mut f32| *sum = fused(f32::from_bits(a), f32::from_bits(b), *sum);
+    // SAFETY: passed on.
+    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+}
+
+/// # Safety
+/// As [`Kernel`].
+unsafe fn bf16_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+    let wide = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
+    let multiply = |a: u32, b: u32, sum: &mut f32| {
+        let (a, b) = (wide(a), wide(b));
+        *sum = fused(a[1], b[1], fused(a[0], b[0], *sum));
+    };
+    // SAFETY: passed on.
+    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+}
+
+/// # Safety
+/// As [`Kernel`].
+unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+    let multiply = |a: u32, b: u32, sum: &mut i32| {
+        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+        for i in 0..4 {
+            *sum += i32::from(a[i]) * i32::from(b[i] as i8);
+        }
+    };
+    // SAFETY: passed on.
+    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{MR, NR, Tile};
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    /// The whole tile in 24 registers; `dot` adds A's word times B's words to the sums.
+    macro_rules! avx512 {
+        ($name:ident, $features:literal, |$x:ident, $b:ident, $sum:ident| $dot:expr) => {
+            /// # Safety
+            /// As [`super::Kernel`].
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+                let sums = tile.0.as_mut_ptr();
+                // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
+                unsafe {
+                    let mut c = [[_mm512_setzero_si512(); 2]; MR];
+                    for r in 0..MR {
+                        for h in 0..2 {
+                            c[r][h] = _mm512_load_si512(sums.add(r * NR + 16 * h).cast());
+                        }
+                    }
+                    let (mut a, mut b) = (a, b);
+                    for _ in 0..words {
+                        let b0 = _mm512_loadu_si512(b.cast());
+                        let b1 = _mm512_loadu_si512(b.add(16).cast());
+                        for r in 0..MR {
+                            let $x = _mm512_set1_epi32(a.wrapping_add(r * row_bytes).cast::<i32>().read_unaligned());
+                            let ($b, $sum) = (b0, c[r][0]);
+                            c[r][0] = $dot;
+                            let ($b, $sum) = (b1, c[r][1]);
+                            c[r][1] = $dot;
+                        }
+                        a = a.add(4);
+                        b = b.add(NR);
+                    }
+                    for r in 0..MR {
+                        for h in 0..2 {
+                            _mm512_store_si512(sums.add(r * NR + 16 * h).cast(), c[r][h]);
+                        }
+                    }
+                }
+            }
+        };
+    }
+
+    avx512!(f32_avx512, "avx512f", |x, b, sum| transmute(_mm512_fmadd_ps(transmute(x), transmute(b), transmute(sum))));
+    avx512!(bf16_avx512bf16, "avx512f,avx512bf16", |x, b, sum| transmute(_mm512_dpbf16_ps(
+        transmute(sum),
+        transmute(x),
+        transmute(b)
+    )));
+    avx512!(bf16_avx512, "avx512f", |x, b, sum| {
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let (x0, b0) = (_mm512_slli_epi32::<16>(x), _mm512_slli_epi32::<16>(b));
+        let (x1, b1) = (_mm512_and_si512(x, high), _mm512_and_si512(b, high));
+        let low = _mm512_fmadd_ps(transmute(x0), transmute(b0), transmute(sum));
+        transmute(_mm512_fmadd_ps(transmute(x1), transmute(b1), low))
+    });
+    avx512!(int8_avx512vnni, "avx512f,avx512vnni", |x, b, sum| _mm512_dpbusd_epi32(sum, x, b));
+
+    /// Quarters of the tile, 6 × 16, in 12 registers each.
+    macro_rules! avx2 {
+        ($name:ident, $features:literal, |$x:ident, $b:ident, $sum:ident| $dot:expr) => {
+            /// # Safety
+            /// As [`super::Kernel`].
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+                const ROWS: usize = MR / 2;
+                const COLS: usize = NR / 2;
+                for quarter in 0..4 {
+                    let (top, left) = (quarter / 2 * ROWS, quarter % 2 * COLS);
+                    // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
+                    unsafe {
+                        let sums = tile.0.as_mut_ptr().add(top * NR + left);
+                        let mut c = [[_mm256_setzero_si256(); 2]; ROWS];
+                        for r in 0..ROWS {
+                            for h in 0..2 {
+                                c[r][h] = _mm256_load_si256(sums.add(r * NR + 8 * h).cast());
+                            }
+                        }
+                        let (mut a, mut b) = (a.add(top * row_bytes), b.add(left));
+                        for _ in 0..words {
+                            let b0 = _mm256_loadu_si256(b.cast());
+                            let b1 = _mm256_loadu_si256(b.add(8).cast());
+                            for r in 0..ROWS {
+                                let word = a.wrapping_add(r * row_bytes).cast::<i32>().read_unaligned();
+                                let $x = _mm256_set1_epi32(word);
+                                let ($b, $sum) = (b0, c[r][0]);
+                                c[r][0] = $dot;
+                                let ($b, $sum) = (b1, c[r][1]);
+                                c[r][1] = $dot;
+                            }
+                            a = a.add(4);
+                            b = b.add(NR);
+                        }
+                        for r in 0..ROWS {
+                            for h in 0..2 {
+                                _mm256_store_si256(sums.add(r * NR + 8 * h).cast(), c[r][h]);
+                            }
+                        }
+                    }
+                }
+            }
+        };
+    }
+
+    avx2!(f32_avx2, "avx2,fma", |x, b, sum| transmute(_mm256_fmadd_ps(transmute(x), transmute(b), transmute(sum))));
+    avx2!(bf16_avx2, "avx2,fma", |x, b, sum| {
+        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        let (x0, b0) = (_mm256_slli_epi32::<16>(x), _mm256_slli_epi32::<16>(b));
+        let (x1, b1) = (_mm256_and_si256(x, high), _mm256_and_si256(b, high));
+        let low = _mm256_fmadd_ps(transmute(x0), transmute(b0), transmute(sum));
+        transmute(_mm256_fmadd_ps(transmute(x1), transmute(b1), low))
+    });
+    avx2!(int8_avx2, "avx2", |x, b, sum| {
+        // Bytes 0 and 2, then 1 and 3, as 16 bits: a product of unsigned and signed bytes and the sum of two fit in 32.
+        let low = _mm256_set1_epi32(0x00ff_00ff);
+        let (x0, x1) = (_mm256_and_si256(x, low), _mm256_srli_epi16::<8>(x));
+        let (b0, b1) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b));
+        _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(x0, b0), _mm256_madd_epi16(x1, b1)))
+    });
+}

@@ -1,0 +1,434 @@
+//! Products of matrices in f32, bf16 and int8: one driver, one packing, a kernel for each kind of processor.
+//!
+//! The left matrix (activations) is read where it lies; only the right one (weights, mostly) is packed, a piece at a time
+//! into a buffer that stays in cache. Sums are f32 (i32 for int8) in registers over all of k and leave them once, so a
+//! product may have several terms — a weight and its low-rank addition — at no cost. The order of summation does not
+//! depend on the threads.
+
+mod kernel;
+mod pack;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::parallel;
+use crate::cpu::simd::vectorised;
+use crate::dtype::Stored;
+use kernel::{Kernel, MR, NR, Named, Tile};
+pub(crate) use pack::Packed;
+
+/// What is multiplied with what.
+pub(crate) trait Kind: 'static {
+    /// Elements of the left matrix.
+    type Left: bytemuck::Pod + Send + Sync;
+    /// Elements of the right matrix, of the same size.
+    type Right: Packed;
+    /// Sums.
+    type Sum: bytemuck::Pod;
+    /// The kernels of this machine, fastest first.
+    fn kernels() -> &'static [Named];
+}
+
+macro_rules! kind {
+    ($(#[$doc:meta])* $name:ident, $left:ty, $right:ty, $sum:ty, $kernels:ident) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl Kind for $name {
+            type Left = $left;
+            type Right = $right;
+            type Sum = $sum;
+            fn kernels() -> &'static [Named] {
+                static KERNELS: LazyLock<Vec<Named>> = LazyLock::new(kernel::$kernels);
+                &KERNELS
+            }
+        }
+    };
+}
+kind!(
+    /// f32 · f32.
+    F32, f32, f32, f32, f32_kernels
+);
+kind!(
+    /// bf16 · bf16, summed in f32.
+    Bf16, bf16, bf16, f32, bf16_kernels
+);
+kind!(
+    /// Unsigned · signed bytes, summed in i32.
+    Int8, u8, i8, i32, int8_kernels
+);
+
+/// a·b.
+pub(crate) struct Term<'a, L, R> {
+    /// `[m, k]`.
+    pub(crate) a: Mat<'a, L>,
+    /// `[k, n]`.
+    pub(crate) b: Right<'a, R>,
+}
+
+/// The right matrix of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a, R> {
+    /// As it lies; packed piece by piece.
+    Mat(Mat<'a, R>),
+    /// Packed before, for several products.
+    Panels(&'a Panels<'a, R>),
+}
+
+impl<'a, R> From<Mat<'a, R>> for Right<'a, R> {
+    fn from(mat: Mat<'a, R>) -> Self {
+        Self::Mat(mat)
+    }
+}
+
+impl<'a, R> From<&'a Panels<'a, R>> for Right<'a, R> {
+    fn from(panels: &'a Panels<'a, R>) -> Self {
+        Self::Panels(panels)
+    }
+}
+
+impl<'a, R> Right<'a, R> {
+    /// The matrix as it lies.
+    pub(crate) fn unpacked(&self) -> Mat<'a, R> {
+        match self {
+            Self::Mat(mat) => *mat,
+            Self::Panels(panels) => panels.mat,
+        }
+    }
+}
+
+/// A right matrix that several products share, packed once.
+pub(crate) struct Panels<'a, R> {
+    mat: Mat<'a, R>,
+    words: Vec<u32>,
+}
+
+impl<'a, R> Panels<'a, R> {
+    /// Of a type that is not packed.
+    pub(crate) fn as_it_is(mat: Mat<'a, R>) -> Self {
+        Self { mat, words: Vec::new() }
+    }
+}
+
+impl<'a, R: Packed> Panels<'a, R> {
+    /// Packs `mat`.
+    pub(crate) fn packed(mat: Mat<'a, R>) -> Self {
+        let size = pack::words::<R>(mat.rows()) * NR;
+        let mut words = parallel::unfilled(mat.cols().div_ceil(NR) * size);
+        vectorised(|| pack::pack(&mat, 0..mat.rows(), 0..mat.cols(), &mut words));
+        Self { mat, words }
+    }
+
+    /// Panel `p` from element `k` on.
+    #[inline(always)]
+    fn from(&self, p: usize, k: usize) -> &[u32] {
+        let size = pack::words::<R>(self.mat.rows()) * NR;
+        &self.words[p * size..][..size][k / R::PER_WORD * NR..]
+    }
+}
+
+type TermOf<'a, K> = Term<'a, <K as Kind>::Left, <K as Kind>::Right>;
+
+/// Columns of one piece of work: four panels.
+const NC: usize = 4 * NR;
+/// Words of the right matrix that are packed at a time: half of a megabyte, to stay in the second-level cache.
+const PACKED_WORDS: usize = 1 << 17;
+
+/// c (+)= scale · Σ aᵢ·bᵢ.
+pub(crate) fn product<K: Kind<Sum = f32>, O: Stored<Compute = f32>>(
+    c: MatMut<O>,
+    write: Write,
+    scale: f32,
+    terms: &[TermOf<K>],
+    threads: Threads,
+) {
+    assert_eq!((c.rows(), c.cols()), extents::<K>(terms));
+    sums::<K>(terms, threads, |i, cols, sums: &[f32]| {
+        // SAFETY: each element of c belongs to one tile.
+        let c = unsafe { c.row(i, cols) };
+        match write {
+            Write::Set => c.iter_mut().zip(sums).for_each(|(c, &s)| *c = O::store(scale * s)),
+            Write::Add => c.iter_mut().zip(sums).for_each(|(c, &s)| *c = O::store(c.load() + scale * s)),
+        }
+    });
+}
+
+/// Σ aᵢ·bᵢ, handed to `emit` by rows of tiles: row, columns, sums.
+pub(crate) fn sums<K: Kind>(
+    terms: &[TermOf<K>],
+    threads: Threads,
+    emit: impl Fn(usize, Range<usize>, &[K::Sum]) + Sync,
+) {
+    sums_by::<K>(K::kernels()[0].1, terms, threads, &emit);
+}
+
+fn sums_by<K: Kind>(
+    kernel: Kernel,
+    terms: &[TermOf<K>],
+    threads: Threads,
+    emit: &(impl Fn(usize, Range<usize>, &[K::Sum]) + Sync),
+) {
+    let (m, n) = extents::<K>(terms);
+    if m == 0 || n == 0 {
+        return;
+    }
+    let lefts: Vec<Left<K>> = terms.iter().map(|term| Left::of(&term.a)).collect();
+    let segments = segments::<K>(terms);
+    let serial = matches!(threads, Threads::One) || parallel::stays();
+    let parts = if serial { 1 } else { row_parts(m, n) };
+    let rows = m.div_ceil(MR).div_ceil(parts) * MR;
+    let chunks = n.div_ceil(NC);
+    let task = |i: usize| {
+        let (part, chunk) = (i % parts, i / parts);
+        let work = Work::<K> {
+            kernel,
+            terms,
+            lefts: &lefts,
+            segments: &segments,
+            rows: (part * rows).min(m)..((part + 1) * rows).min(m),
+            cols: chunk * NC..((chunk + 1) * NC).min(n),
+        };
+        SCRATCH.with_borrow_mut(|scratch| vectorised(|| work.run(scratch, emit)));
+    };
+    match serial {
+        true => (0..chunks).for_each(task),
+        false => (0..chunks * parts).into_par_iter().with_max_len(1).for_each(task),
+    }
+}
+
+fn extents<K: Kind>(terms: &[TermOf<K>]) -> (usize, usize) {
+    let (m, n) = terms.first().map_or((0, 0), |term| (term.a.rows(), term.b.unpacked().cols()));
+    for Term { a, b } in terms {
+        assert_eq!((a.rows(), a.cols(), b.unpacked().cols()), (m, b.unpacked().rows(), n));
+    }
+    (m, n)
+}
+
+/// Into how many parts the rows are cut: one where there are columns enough for all threads, for each part packs the
+/// columns anew.
+fn row_parts(m: usize, n: usize) -> usize {
+    const PIECES_PER_THREAD: usize = 2;
+    const ROWS_WORTH_PACKING_FOR: usize = 8 * MR;
+    let wanted = (PIECES_PER_THREAD * rayon::current_num_threads()).div_ceil(n.div_ceil(NC));
+    wanted.clamp(1, (m / ROWS_WORTH_PACKING_FOR).max(1))
+}
+
+/// A piece of one term's k.
+struct Segment {
+    term: usize,
+    k: Range<usize>,
+}
+
+/// All of k, in pieces of which one fits the packed buffer.
+fn segments<K: Kind>(terms: &[TermOf<K>]) -> Vec<Segment> {
+    let longest = PACKED_WORDS / NC * K::Right::PER_WORD;
+    let of_term = |(term, t): (usize, &TermOf<K>)| {
+        let k = t.a.cols();
+        (0..k)
+            .step_by(longest)
+            .map(move |start| Segment { term, k: start..(start + longest).min(k) })
+            .collect::<Vec<_>>()
+    };
+    terms.iter().enumerate().flat_map(of_term).collect()
+}
+
+/// The left matrix with k adjacent and rows of whole words; a copy where it is not so.
+enum Left<'a, K: Kind> {
+    AsItIs(Mat<'a, K::Left>),
+    Copy { words: Vec<u32>, row_words: usize },
+}
+
+impl<'a, K: Kind> Left<'a, K> {
+    fn of(a: &Mat<'a, K::Left>) -> Self {
+        let per_word = K::Right::PER_WORD;
+        if a.is_row_major() && a.cols() % per_word == 0 {
+            return Self::AsItIs(*a);
+        }
+        let row_words = a.cols().div_ceil(per_word);
+        let mut words = vec![0u32; a.rows() * row_words];
+        // Sixteen rows at a time: they are adjacent when the matrix is transposed.
+        parallel::rows(&mut words, 16 * row_words, |block, rows| {
+            let width = row_words * per_word;
+            let rows: &mut [K::Left] = bytemuck::cast_slice_mut(rows);
+            let count = rows.len() / width;
+            for k in 0..a.cols() {
+                for i in 0..count {
+                    rows[i * width + k] = a.get(16 * block + i, k);
+                }
+            }
+        });
+        Self::Copy { words, row_words }
+    }
+
+    /// Where element `k` of row `i` is, and bytes from row to row.
+    fn at(&self, i: usize, k: usize) -> (*const u8, usize) {
+        let size = size_of::<K::Left>();
+        match self {
+            Self::AsItIs(a) => (a.row(i)[k..].as_ptr().cast(), a.row_stride() * size),
+            Self::Copy { words, row_words } => {
+                (bytemuck::cast_slice::<u32, u8>(&words[i * row_words..])[k * size..].as_ptr(), row_words * 4)
+            }
+        }
+    }
+}
+
+/// Buffers of a thread, kept from product to product.
+#[derive(Default)]
+struct Scratch {
+    packed: Vec<u32>,
+    tiles: Vec<Tile>,
+    last_rows: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A block of the result.
+struct Work<'a, K: Kind> {
+    kernel: Kernel,
+    terms: &'a [TermOf<'a, K>],
+    lefts: &'a [Left<'a, K>],
+    segments: &'a [Segment],
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+impl<K: Kind> Work<'_, K> {
+    #[inline(always)]
+    fn run(&self, scratch: &mut Scratch, emit: &impl Fn(usize, Range<usize>, &[K::Sum])) {
+        let panels = self.cols.len().div_ceil(NR);
+        let batches = self.batches(panels);
+        let tiles = self.rows.len().div_ceil(MR) * panels;
+        scratch.tiles.clear();
+        // Sums wait here when k does not fit at once.
+        scratch.tiles.resize(if batches.len() > 1 { tiles } else { 1 }, Tile::ZERO);
+        for (b, batch) in batches.iter().enumerate() {
+            self.pack(batch, &mut scratch.packed);
+            let last = b + 1 == batches.len();
+            for (r, i) in self.rows.clone().step_by(MR).enumerate() {
+                let count = MR.min(self.rows.end - i);
+                for p in 0..panels {
+                    let tile = match batches.len() {
+                        1 => &mut scratch.tiles[0],
+                        _ => &mut scratch.tiles[r * panels + p],
+                    };
+                    if b == 0 {
+                        *tile = Tile::ZERO;
+                    }
+                    self.tile(batch, i, count, p, panels, &scratch.packed, &mut scratch.last_rows, tile);
+                    if last {
+                        let start = self.cols.start + p * NR;
+                        let cols = start..(start + NR).min(self.cols.end);
+                        for r in 0..count {
+                            emit(i + r, cols.clone(), &tile.row(r)[..cols.len()]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Consecutive segments that fit the packed buffer together.
+    fn batches(&self, panels: usize) -> Vec<&[Segment]> {
+        let mut out = Vec::new();
+        let (mut start, mut words) = (0, 0);
+        for (i, segment) in self.segments.iter().enumerate() {
+            let size = self.packed_size(segment, panels);
+            if words + size > PACKED_WORDS + PACKED_WORDS / 8 && i > start {
+                out.push(&self.segments[start..i]);
+                (start, words) = (i, 0);
+            }
+            words += size;
+        }
+        out.push(&self.segments[start..]);
+        out
+    }
+
+    /// Words of the packed buffer that a segment takes.
+    fn packed_size(&self, segment: &Segment, panels: usize) -> usize {
+        match self.terms[segment.term].b {
+            Right::Mat(_) => pack::words::<K::Right>(segment.k.len()) * panels * NR,
+            Right::Panels(_) => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn pack(&self, batch: &[Segment], packed: &mut Vec<u32>) {
+        let panels = self.cols.len().div_ceil(NR);
+        let size = |s: &Segment| self.packed_size(s, panels);
+        let total: usize = batch.iter().map(size).sum();
+        if packed.len() < total {
+            packed.resize(total, 0);
+        }
+        let mut rest = &mut packed[..total];
+        for segment in batch {
+            let (out, tail) = rest.split_at_mut(size(segment));
+            if let Right::Mat(b) = &self.terms[segment.term].b {
+                pack::pack(b, segment.k.clone(), self.cols.clone(), out);
+            }
+            rest = tail;
+        }
+    }
+
+    /// Adds the products of a batch to a tile of `count` rows from row `i`.
+    #[inline(always)]
+    fn tile(
+        &self,
+        batch: &[Segment],
+        i: usize,
+        count: usize,
+        panel: usize,
+        panels: usize,
+        packed: &[u32],
+        last_rows: &mut Vec<u32>,
+        tile: &mut Tile,
+    ) {
+        let mut at = 0;
+        for segment in batch {
+            let words = pack::words::<K::Right>(segment.k.len());
+            let b = match &self.terms[segment.term].b {
+                Right::Mat(_) => &packed[at + panel * words * NR..],
+                Right::Panels(panels) => panels.from(self.cols.start / NR + panel, segment.k.start),
+            };
+            let b = &b[..words * NR];
+            let (a, row_bytes) = self.lefts[segment.term].at(i, segment.k.start);
+            // SAFETY: the kernel is one of this machine's; rows of A hold `words` words from k on, or are copied to where
+            // they do; b is a panel.
+            unsafe {
+                match count {
+                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), tile),
+                    _ => {
+                        let a = copy_rows(a, row_bytes, count, words, last_rows);
+                        (self.kernel)(words, a, words * 4, b.as_ptr(), tile);
+                    }
+                }
+            }
+            at += self.packed_size(segment, panels);
+        }
+    }
+}
+
+/// `count` rows of `words` words, and zeros up to [`MR`] rows.
+///
+/// # Safety
+/// `words` words can be read from each row.
+unsafe fn copy_rows(a: *const u8, row_bytes: usize, count: usize, words: usize, out: &mut Vec<u32>) -> *const u8 {
+    out.clear();
+    out.resize(MR * words, 0);
+    for r in 0..count {
+        // SAFETY: as the caller promised; out holds MR rows.
+        unsafe {
+            std::ptr::copy_nonoverlapping(a.add(r * row_bytes), out[r * words..].as_mut_ptr().cast::<u8>(), words * 4);
+        }
+    }
+    out.as_ptr().cast()
+}
+
+#[cfg(test)]
+mod tests;

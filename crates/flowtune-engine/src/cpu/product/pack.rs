@@ -1,0 +1,152 @@
+//! The right matrix in the order in which a kernel reads it: panels of [`NR`] columns, in each the words of k one after
+//! the other, `[words, NR]`. What is missing at the ends is zero.
+
+use super::kernel::NR;
+use crate::cpu::mat::Mat;
+
+/// An element of the right matrix.
+pub(crate) trait Packed: bytemuck::Pod + Send + Sync {
+    /// Elements in a word.
+    const PER_WORD: usize;
+    /// The word of these elements, of which there may be fewer than [`Packed::PER_WORD`].
+    fn word(elements: impl Iterator<Item = Self>) -> u32;
+}
+
+macro_rules! packed {
+    ($type:ty, $bits:ty) => {
+        impl Packed for $type {
+            const PER_WORD: usize = 4 / size_of::<$type>();
+            #[inline(always)]
+            fn word(elements: impl Iterator<Item = Self>) -> u32 {
+                let bits =
+                    |(i, x): (usize, Self)| u32::from(bytemuck::cast::<_, $bits>(x)) << (8 * size_of::<$type>() * i);
+                elements.take(Self::PER_WORD).enumerate().map(bits).fold(0, |word, bits| word | bits)
+            }
+        }
+    };
+}
+packed!(f32, u32);
+packed!(half::bf16, u16);
+packed!(i8, u8);
+
+/// Words of `k` elements.
+pub(super) fn words<T: Packed>(k: usize) -> usize {
+    k.div_ceil(T::PER_WORD)
+}
+
+/// Packs rows `k` and columns `cols` of `b` into `out`, of which there are `panels · words · NR` words.
+#[inline(always)]
+pub(super) fn pack<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, cols: std::ops::Range<usize>, out: &mut [u32]) {
+    let words = words::<T>(k.len());
+    for (p, panel) in out.chunks_exact_mut(words * NR).take(cols.len().div_ceil(NR)).enumerate() {
+        let first = cols.start + p * NR;
+        let count = NR.min(cols.end - first);
+        if count < NR {
+            panel.fill(0);
+        }
+        match b.is_row_major() {
+            true => interleave(b, k.clone(), first, count, panel),
+            false => transpose(b, k.clone(), first, count, panel),
+        }
+    }
+}
+
+/// Columns are adjacent: words are made of elements of several rows.
+#[inline(always)]
+fn interleave<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
+    for (w, out) in panel.chunks_exact_mut(NR).enumerate() {
+        let at = k.start + w * T::PER_WORD;
+        let out = &mut out[..count];
+        let row = |i: usize| &b.row(at + i)[first..][..count];
+        match (T::PER_WORD, at + T::PER_WORD <= k.end) {
+            (1, true) => out.copy_from_slice(bytemuck::cast_slice(row(0))),
+            (2, true) => {
+                let (r0, r1): (&[u16], &[u16]) = (bytemuck::cast_slice(row(0)), bytemuck::cast_slice(row(1)));
+                for j in 0..count {
+                    out[j] = u32::from(r0[j]) | u32::from(r1[j]) << 16;
+                }
+            }
+            (4, true) => {
+                let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
+                for j in 0..count {
+                    out[j] = u32::from_le_bytes([r0[j], r1[j], r2[j], r3[j]]);
+                }
+            }
+            _ => {
+                for (j, out) in out.iter_mut().enumerate() {
+                    *out = T::word((at..k.end).map(|k| b.row(k)[first + j]));
+                }
+            }
+        }
+    }
+}
+
+/// k is adjacent: words are as they lie, and change places.
+#[inline(always)]
+fn transpose<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
+    const SIDE: usize = 16;
+    let whole = k.len() / T::PER_WORD;
+    let column = |j: usize| &b.column(first + j)[k.clone()];
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if count == NR && is_x86_feature_detected!("avx512f") {
+        while done + SIDE <= whole {
+            for half in 0..NR / SIDE {
+                let source = std::array::from_fn(|j| {
+                    column(half * SIDE + j)[done * T::PER_WORD..][..SIDE * T::PER_WORD].as_ptr().cast::<u32>()
+                });
+                let target = &mut panel[done * NR + half * SIDE..][..(SIDE - 1) * NR + SIDE];
+                // SAFETY: AVX-512 is there; the slices above were checked to hold 16 words, and the target 16 rows.
+                unsafe { x86::transpose16(source, target.as_mut_ptr(), NR) };
+            }
+            done += SIDE;
+        }
+    }
+    for j in 0..count {
+        let words = column(j)[done * T::PER_WORD..].chunks(T::PER_WORD);
+        for (out, word) in panel[done * NR..].chunks_exact_mut(NR).zip(words) {
+            out[j] = T::word(word.iter().copied());
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// 16 rows of 16 words to 16 columns, `stride` words apart.
+    ///
+    /// # Safety
+    /// AVX-512 is there; 16 words can be read from each source, and written to 16 rows of the target.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose16(source: [*const u32; 16], target: *mut u32, stride: usize) {
+        // SAFETY: as the caller promised.
+        unsafe {
+            let r = source.map(|p| _mm512_loadu_si512(p.cast()));
+            let mut pairs = [_mm512_setzero_si512(); 16];
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+            }
+            // Quads: lane l of quads[4·i + c] is column 4·l + c of rows 4·i to 4·i + 3.
+            let mut quads = [_mm512_setzero_si512(); 16];
+            for i in (0..16).step_by(4) {
+                quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+                quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+                quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+                quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+            }
+            for c in 0..4 {
+                let even = |a, b| _mm512_shuffle_i32x4::<0x88>(a, b);
+                let odd = |a, b| _mm512_shuffle_i32x4::<0xdd>(a, b);
+                let (e0, e1) = (even(quads[c], quads[4 + c]), even(quads[8 + c], quads[12 + c]));
+                let (o0, o1) = (odd(quads[c], quads[4 + c]), odd(quads[8 + c], quads[12 + c]));
+                let store = |column: usize, words| _mm512_storeu_si512(target.add(column * stride).cast(), words);
+                store(c, even(e0, e1));
+                store(4 + c, even(o0, o1));
+                store(8 + c, odd(e0, e1));
+                store(12 + c, odd(o0, o1));
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+use super::*;
+
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    (0..count as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        .collect()
+}
+
+/// A matrix in either order.
+fn mat<T>(data: &[T], rows: usize, cols: usize, transposed: bool) -> Mat<'_, T> {
+    if transposed { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
+}
+
+/// Odd sizes, sizes past one tile, one chunk of columns and one packed buffer.
+const SIZES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (5, 7, 3), (12, 64, 32), (37, 130, 161), (25, 4100, 40), (100, 3, 300)];
+
+#[test]
+fn every_kernel_multiplies_floats_in_every_order() {
+    for (m, k, n) in SIZES {
+        let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+        let (ah, bh): (Vec<bf16>, Vec<bf16>) =
+            (a.iter().map(|&x| bf16::from_f32(x)).collect(), b.iter().map(|&x| bf16::from_f32(x)).collect());
+        for order in 0..4 {
+            let (ta, tb) = (order & 1 == 1, order & 2 == 2);
+            check::<F32>(mat(&a, m, k, ta), mat(&b, k, n, tb), f64::from, f64::from);
+            check::<Bf16>(mat(&ah, m, k, ta), mat(&bh, k, n, tb), f64::from, f64::from);
+        }
+    }
+}
+
+fn check<K: Kind<Sum = f32>>(
+    a: Mat<K::Left>,
+    b: Mat<K::Right>,
+    left: impl Fn(K::Left) -> f64,
+    right: impl Fn(K::Right) -> f64,
+) {
+    let (m, n, k) = (a.rows(), b.cols(), a.cols());
+    // The sum, and the sum of absolute values, which rounding is relative to.
+    let want: Vec<[f64; 2]> = (0..m * n)
+        .map(|i| {
+            let products = (0..k).map(|x| left(a.get(i / n, x)) * right(b.get(x, i % n)));
+            products.fold([0.0; 2], |[sum, size], p| [sum + p, size + p.abs()])
+        })
+        .collect();
+    let panels = Panels::packed(b);
+    for &(name, kernel) in K::kernels() {
+        for threads in [Threads::One, Threads::All] {
+            let got = std::sync::Mutex::new(vec![0f32; m * n]);
+            // Two terms: the product twice, once packed beforehand.
+            sums_by::<K>(
+                kernel,
+                &[Term { a, b: b.into() }, Term { a, b: (&panels).into() }],
+                threads,
+                &|i, cols, sums| {
+                    got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
+                },
+            );
+            for (i, (&got, &[want, size])) in got.into_inner().unwrap().iter().zip(&want).enumerate() {
+                let off = (f64::from(got) - 2.0 * want).abs();
+                assert!(
+                    off <= 1e-6 * (k as f64).sqrt() * size,
+                    "{name} {m}x{k}x{n} at {i}: {got}, off by {off:e} of {size:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_multiplies_bytes_exactly() {
+    for (m, k, n) in SIZES {
+        let a: Vec<u8> = (0..m * k).map(|i| (i * 37 % 256) as u8).collect();
+        let b: Vec<i8> = (0..k * n).map(|i| (i * 91 % 256) as u8 as i8).collect();
+        for transposed in [false, true] {
+            let (a, b) = (Mat::new(&a, m, k), mat(&b, k, n, transposed));
+            for &(name, kernel) in Int8::kernels() {
+                let got = std::sync::Mutex::new(vec![0i32; m * n]);
+                sums_by::<Int8>(kernel, &[Term { a, b: b.into() }], Threads::All, &|i, cols, sums| {
+                    got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
+                });
+                let want = (0..m * n)
+                    .map(|i| (0..k).map(|x| i32::from(a.get(i / n, x)) * i32::from(b.get(x, i % n))).sum::<i32>());
+                assert!(got.into_inner().unwrap().into_iter().eq(want), "{name} {m}x{k}x{n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_is_added_scaled_and_rounded_once() {
+    let (a, b) = (numbers(20 * 30, 3), numbers(30 * 40, 4));
+    let round = |x: &f32| bf16::from_f32(*x);
+    let (a, b): (Vec<bf16>, Vec<bf16>) = (a.iter().map(round).collect(), b.iter().map(round).collect());
+    let term = || [Term { a: Mat::new(&a, 20, 30), b: Mat::new(&b, 30, 40).into() }];
+    let mut exact = vec![0.5f32; 20 * 40];
+    product::<Bf16, _>(MatMut::new(&mut exact, 40), Write::Add, 0.25, &term(), Threads::All);
+    let mut rounded = vec![bf16::from_f32(0.5); 20 * 40];
+    product::<Bf16, _>(MatMut::new(&mut rounded, 40), Write::Add, 0.25, &term(), Threads::All);
+    assert!(exact.iter().zip(&rounded).all(|(&e, &r)| bf16::from_f32(e) == r));
+}
+
+#[test]
+#[ignore]
+fn speed() {
+    fn med(mut f: impl FnMut()) -> f64 {
+        f();
+        let mut v: Vec<f64> = (0..7)
+            .map(|_| {
+                let t = std::time::Instant::now();
+                f();
+                t.elapsed().as_secs_f64()
+            })
+            .collect();
+        v.sort_by(|a, b| a.total_cmp(b));
+        v[3]
+    }
+    for (m, k, n) in [
+        (1024, 1024, 1024),
+        (1152, 1024, 9216),
+        (1152, 4096, 1024),
+        (1152, 9216, 1024),
+        (1152, 1024, 16),
+        (1536, 3072, 3072),
+        (1536, 12288, 3072),
+    ] {
+        let fl = 2.0 * (m * n * k) as f64 / 1e9;
+        let a = numbers(m * k, 1);
+        let b = numbers(n * k, 2);
+        let mut c = vec![0f32; m * n];
+        let ah: Vec<bf16> = a.iter().map(|&x| bf16::from_f32(x)).collect();
+        let bh: Vec<bf16> = b.iter().map(|&x| bf16::from_f32(x)).collect();
+        let a8 = vec![3u8; m * k];
+        let b8 = vec![5i8; n * k];
+        let mut ch = vec![bf16::ZERO; m * n];
+        print!("{m}x{k}x{n}: ");
+        for nt in [true, false] {
+            let t = med(|| {
+                product::<F32, _>(
+                    MatMut::new(&mut c, n),
+                    Write::Set,
+                    1.0,
+                    &[Term { a: Mat::new(&a, m, k), b: mat(&b, k, n, nt).into() }],
+                    Threads::All,
+                )
+            });
+            print!("{} f32 {:.0} ", if nt { "NT" } else { "NN" }, fl / t);
+            let t = med(|| {
+                product::<Bf16, _>(
+                    MatMut::new(&mut ch, n),
+                    Write::Set,
+                    1.0,
+                    &[Term { a: Mat::new(&ah, m, k), b: mat(&bh, k, n, nt).into() }],
+                    Threads::All,
+                )
+            });
+            print!("bf16 {:.0} ", fl / t);
+            let t = med(|| {
+                sums::<Int8>(
+                    &[Term { a: Mat::new(&a8, m, k), b: mat(&b8, k, n, nt).into() }],
+                    Threads::All,
+                    |i, c, s| {
+                        std::hint::black_box((i, c, s));
+                    },
+                )
+            });
+            print!("int8 {:.0} | ", fl / t);
+        }
+        println!();
+    }
+}
