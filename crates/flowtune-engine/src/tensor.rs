@@ -186,10 +186,15 @@ impl Tensor {
             const BLOCK: usize = 4096;
             let from = x.as_slice::<A>()?;
             let mut out = parallel::unfilled::<B>(from.len());
-            parallel::rows(&mut out, BLOCK, |i, out| {
-                let from = &from[i * BLOCK..][..out.len()];
-                out.iter_mut().zip(from).for_each(|(out, &x)| *out = B::store(x.load()));
-            });
+            parallel::rows(
+                &mut out,
+                BLOCK,
+                #[inline(always)]
+                |i, out| {
+                    let from = &from[i * BLOCK..][..out.len()];
+                    out.iter_mut().zip(from).for_each(|(out, &x)| *out = B::store(x.load()));
+                },
+            );
             Ok(Tensor::new(out, x.shape()))
         }
         match (self.dtype(), dtype) {

@@ -48,11 +48,14 @@ fn grain_rows(row: usize) -> usize {
 pub(crate) fn rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let step = grain_rows(row);
     let piece = |(chunk, out): (usize, &mut [T])| {
-        vectorised(|| {
-            for (i, out) in out.chunks_mut(row.max(1)).enumerate() {
-                f(chunk * step + i, out);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_mut(row.max(1)).enumerate() {
+                    f(chunk * step + i, out);
+                }
+            },
+        );
     };
     if stays() || out.len() <= step * row.max(1) {
         return out.chunks_mut(step * row.max(1)).enumerate().for_each(piece);
@@ -65,11 +68,14 @@ pub(crate) fn sum_rows<T: crate::dtype::Real>(rows: usize, width: usize, f: impl
     let step = grain_rows(width);
     let piece = |piece: usize| {
         let mut acc = vec![T::zero(); width];
-        vectorised(|| {
-            for row in piece * step..((piece + 1) * step).min(rows) {
-                f(row, &mut acc);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in piece * step..((piece + 1) * step).min(rows) {
+                    f(row, &mut acc);
+                }
+            },
+        );
         acc
     };
     let count = rows.div_ceil(step);

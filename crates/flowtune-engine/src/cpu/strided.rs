@@ -83,14 +83,19 @@ impl<const N: usize> Walk<N> {
 /// The elements of `x` in the order of the walk.
 pub(crate) fn copy<T: Stored>(x: &[T], walk: &Walk<1>) -> Vec<T> {
     let [step] = walk.steps();
-    parallel::fill(walk.rows(), walk.inner(), |row, out| {
-        let [start] = walk.starts(row);
-        match step {
-            0 => out.fill(x[start]),
-            1 => out.copy_from_slice(&x[start..][..out.len()]),
-            _ => out.iter_mut().zip(x[start..].iter().step_by(step)).for_each(|(o, &x)| *o = x),
-        }
-    })
+    parallel::fill(
+        walk.rows(),
+        walk.inner(),
+        #[inline(always)]
+        |row, out| {
+            let [start] = walk.starts(row);
+            match step {
+                0 => out.fill(x[start]),
+                1 => out.copy_from_slice(&x[start..][..out.len()]),
+                _ => out.iter_mut().zip(x[start..].iter().step_by(step)).for_each(|(o, &x)| *o = x),
+            }
+        },
+    )
 }
 
 /// f of the elements of `x` and `y` in the order of the walk.
@@ -102,16 +107,21 @@ pub(crate) fn zip<T: Stored>(
 ) -> Vec<T> {
     let f = |x: T, y: T| T::store(f(x.load(), y.load()));
     let [x_step, y_step] = walk.steps();
-    parallel::fill(walk.rows(), walk.inner(), |row, out| {
-        let [x_start, y_start] = walk.starts(row);
-        let (x, y) = (&x[x_start..], &y[y_start..]);
-        match (x_step, y_step) {
-            (1, 1) => out.iter_mut().zip(x).zip(y).for_each(|((o, &x), &y)| *o = f(x, y)),
-            (1, 0) => out.iter_mut().zip(x).for_each(|(o, &x)| *o = f(x, y[0])),
-            (0, 1) => out.iter_mut().zip(y).for_each(|(o, &y)| *o = f(x[0], y)),
-            _ => out.iter_mut().enumerate().for_each(|(i, o)| *o = f(x[i * x_step], y[i * y_step])),
-        }
-    })
+    parallel::fill(
+        walk.rows(),
+        walk.inner(),
+        #[inline(always)]
+        |row, out| {
+            let [x_start, y_start] = walk.starts(row);
+            let (x, y) = (&x[x_start..], &y[y_start..]);
+            match (x_step, y_step) {
+                (1, 1) => out.iter_mut().zip(x).zip(y).for_each(|((o, &x), &y)| *o = f(x, y)),
+                (1, 0) => out.iter_mut().zip(x).for_each(|(o, &x)| *o = f(x, y[0])),
+                (0, 1) => out.iter_mut().zip(y).for_each(|(o, &y)| *o = f(x[0], y)),
+                _ => out.iter_mut().enumerate().for_each(|(i, o)| *o = f(x[i * x_step], y[i * y_step])),
+            }
+        },
+    )
 }
 
 /// Σ of the elements of `x` that the walk takes to the same of `length` places; operand 0 is `x`, operand 1 the sum.

@@ -131,12 +131,15 @@ fn head_forward<T: Multiply>(
         let rows = CHUNK.min(queries - start);
         let (scores, p) = (&mut scores[..rows * keys], &mut p[..rows * keys]);
         multiply(MatMut::new(scores, keys), Write::Set, scale, q.slice_rows(start, rows), &k);
-        vectorised(|| {
-            let rows = scores.chunks_exact_mut(keys).zip(p.chunks_exact_mut(keys));
-            for ((scores, p), lse) in rows.zip(&mut lse[start..]) {
-                *lse = softmax(scores, p);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = scores.chunks_exact_mut(keys).zip(p.chunks_exact_mut(keys));
+                for ((scores, p), lse) in rows.zip(&mut lse[start..]) {
+                    *lse = softmax(scores, p);
+                }
+            },
+        );
         multiply(out.slice_rows(start, rows), Write::Set, T::Compute::one(), Mat::new(p, rows, keys), &v);
     }
     lse
@@ -195,8 +198,10 @@ impl<T: Multiply> Head<'_, T> {
     /// they add up side by side, and the large matrices are never turned round.
     fn backward(&self, mut dq: MatMut<T>, dk: MatMut<T>, dv: MatMut<T>) {
         let (queries, keys, dim) = (self.q.rows(), self.k.rows(), self.q.cols());
-        let delta: Vec<T::Compute> =
-            vectorised(|| (0..queries).map(|i| lanes::sum_by2(self.g.row(i), self.o.row(i), |g, o| g * o)).collect());
+        let delta: Vec<T::Compute> = vectorised(
+            #[inline(always)]
+            || (0..queries).map(|i| lanes::sum_by2(self.g.row(i), self.o.row(i), |g, o| g * o)).collect(),
+        );
         let (mut dk_sum, mut dv_sum) = (unfilled::<T::Compute>(keys * dim), unfilled::<T::Compute>(keys * dim));
         for start in (0..queries).step_by(QUERIES_PER_PASS) {
             let count = QUERIES_PER_PASS.min(queries - start);
@@ -222,8 +227,14 @@ impl<T: Multiply> Head<'_, T> {
             multiply(MatMut::new(&mut dq_t, count), Write::Set, self.scale, self.k.t(), &ds);
             turn(&dq_t, dq.slice_rows(start, count));
         }
-        vectorised(|| round(&dk_sum, dk));
-        vectorised(|| round(&dv_sum, dv));
+        vectorised(
+            #[inline(always)]
+            || round(&dk_sum, dk),
+        );
+        vectorised(
+            #[inline(always)]
+            || round(&dv_sum, dv),
+        );
     }
 
     /// Gradients of some keys and values, and dS of their scores.
@@ -242,18 +253,21 @@ impl<T: Multiply> Head<'_, T> {
         let mut p = unfilled::<T>(rows * count);
         multiply(MatMut::new(&mut s, count), Write::Set, self.scale, self.k.slice_rows(first, rows), &pass.q_t);
         multiply(MatMut::new(&mut dp, count), Write::Set, T::Compute::one(), self.v.slice_rows(first, rows), &pass.g_t);
-        vectorised(|| {
-            for i in 0..rows {
-                let at = i * count..(i + 1) * count;
-                let (s, dp) = (&s[at.clone()], &dp[at.clone()]);
-                let (p, ds) = (&mut p[at.clone()], &mut ds[at]);
-                for j in 0..count {
-                    let probability = (s[j] - pass.lse[j]).exp_fast();
-                    p[j] = T::store(probability);
-                    ds[j] = T::store(probability * (dp[j] - pass.delta[j]));
+        vectorised(
+            #[inline(always)]
+            || {
+                for i in 0..rows {
+                    let at = i * count..(i + 1) * count;
+                    let (s, dp) = (&s[at.clone()], &dp[at.clone()]);
+                    let (p, ds) = (&mut p[at.clone()], &mut ds[at]);
+                    for j in 0..count {
+                        let probability = (s[j] - pass.lse[j]).exp_fast();
+                        p[j] = T::store(probability);
+                        ds[j] = T::store(probability * (dp[j] - pass.delta[j]));
+                    }
                 }
-            }
-        });
+            },
+        );
         multiply(dv, write, T::Compute::one(), Mat::new(&p, rows, count), &pass.g);
         multiply(dk, write, self.scale, Mat::new(ds, rows, count), &pass.q);
     }

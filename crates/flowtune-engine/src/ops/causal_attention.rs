@@ -181,7 +181,7 @@ pub fn rope_half_split(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     with_real!(x.dtype(), "rope", T => {
         let (cos, sin, xs) = (table.cos.as_slice::<T>()?, table.sin.as_slice::<T>()?, x.as_slice::<T>()?);
         let row = heads * head_dim;
-        let out = parallel::fill(batch * tokens, row, |i, out| {
+        let out = parallel::fill(batch * tokens, row, #[inline(always)] |i, out| {
             let (cos, sin) = (&cos[i % tokens * half..][..half], &sin[i % tokens * half..][..half]);
             for (out, x) in out.chunks_exact_mut(head_dim).zip(xs[i * row..][..row].chunks_exact(head_dim)) {
                 let ((low, high), (a, b)) = (out.split_at_mut(half), x.split_at(half));

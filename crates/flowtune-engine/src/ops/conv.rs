@@ -109,7 +109,12 @@ impl Dims {
 }
 
 fn spread_bias<T: Real + Multiply>(bias: &[T], d: Dims) -> Vec<T> {
-    parallel::fill(d.batch * d.outputs, d.area(), |i, y| y.fill(bias[i % d.outputs]))
+    parallel::fill(
+        d.batch * d.outputs,
+        d.area(),
+        #[inline(always)]
+        |i, y| y.fill(bias[i % d.outputs]),
+    )
 }
 
 /// y `[out, area]` += kernel `[out, unfolded]` · unfolded x `[unfolded, area]`, some output rows at a time.
@@ -125,7 +130,12 @@ fn one_image<T: Real + Multiply>(x: &[T], kernel: Mat<T>, y: &mut [T], d: Dims) 
         let rows = rows.min(d.out_height - start);
         let pixels = rows * d.out_width;
         let tile = &mut tile[..d.unfolded() * pixels];
-        parallel::rows(tile, pixels, |i, out| unfold(x, i, start, out, d));
+        parallel::rows(
+            tile,
+            pixels,
+            #[inline(always)]
+            |i, out| unfold(x, i, start, out, d),
+        );
         let y = MatMut::strided(&mut y[start * d.out_width..], d.outputs, pixels, d.area());
         gemm(y, Write::Add, T::one(), kernel, Mat::new(tile, d.unfolded(), pixels), Threads::All);
     }

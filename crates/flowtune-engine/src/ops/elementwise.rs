@@ -91,10 +91,15 @@ pub(crate) fn silu_gradient<T: Real>(x: T, g: T) -> T {
 pub(crate) fn map<T: Stored>(x: &Tensor, f: impl Fn(T::Compute) -> T::Compute + Sync) -> Result<Tensor> {
     let data = x.as_slice::<T>()?;
     let mut out = parallel::unfilled(data.len());
-    parallel::rows(&mut out, BLOCK, |i, out| {
-        let x = &data[i * BLOCK..][..out.len()];
-        out.iter_mut().zip(x).for_each(|(o, &x)| *o = T::store(f(x.load())));
-    });
+    parallel::rows(
+        &mut out,
+        BLOCK,
+        #[inline(always)]
+        |i, out| {
+            let x = &data[i * BLOCK..][..out.len()];
+            out.iter_mut().zip(x).for_each(|(o, &x)| *o = T::store(f(x.load())));
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }
 
@@ -113,12 +118,17 @@ pub(crate) fn zip_slices<T: Stored>(
 ) -> Result<Tensor> {
     let (a, b) = (x.as_slice::<T>()?, y.as_slice::<T>()?);
     let mut out = parallel::unfilled(a.len());
-    parallel::rows(&mut out, BLOCK, |i, out| {
-        let range = i * BLOCK..i * BLOCK + out.len();
-        out.iter_mut()
-            .zip(&a[range.clone()])
-            .zip(&b[range])
-            .for_each(|((o, &a), &b)| *o = T::store(f(a.load(), b.load())));
-    });
+    parallel::rows(
+        &mut out,
+        BLOCK,
+        #[inline(always)]
+        |i, out| {
+            let range = i * BLOCK..i * BLOCK + out.len();
+            out.iter_mut()
+                .zip(&a[range.clone()])
+                .zip(&b[range])
+                .for_each(|((o, &a), &b)| *o = T::store(f(a.load(), b.load())));
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }

@@ -25,7 +25,12 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
 }
 
 fn gather<T: Real>(ids: &[i64], table: &[T], dim: usize) -> Vec<T> {
-    parallel::fill(ids.len(), dim, |i, out| out.copy_from_slice(&table[ids[i] as usize * dim..][..dim]))
+    parallel::fill(
+        ids.len(),
+        dim,
+        #[inline(always)]
+        |i, out| out.copy_from_slice(&table[ids[i] as usize * dim..][..dim]),
+    )
 }
 
 #[cfg(test)]

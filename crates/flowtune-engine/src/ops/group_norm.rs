@@ -31,7 +31,7 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
         let (xs, w, b) = (x.as_slice::<T>()?, weight.as_slice::<T>()?, bias.as_slice::<T>()?);
         let per_group = channels / groups;
         let size = per_group * pixels;
-        let out = parallel::fill(x.dim(0) * groups, size, |i, out| {
+        let out = parallel::fill(x.dim(0) * groups, size, #[inline(always)] |i, out| {
             let x = &xs[i * size..][..size];
             let (mean, rstd) = moments(x, eps);
             let first = i % groups * per_group;

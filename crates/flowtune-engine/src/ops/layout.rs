@@ -236,7 +236,7 @@ pub fn unpack_latents(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
 fn swap(x: &Tensor, batch: usize, rows: usize, cols: usize) -> Result<Tensor> {
     with_stored!(x.dtype(), "transpose", T => {
         let xs = x.as_slice::<T>()?;
-        let out = parallel::fill(batch * cols, rows, |i, out| {
+        let out = parallel::fill(batch * cols, rows, #[inline(always)] |i, out| {
             let (b, c) = (i / cols, i % cols);
             let column = xs[b * rows * cols..][..rows * cols].iter().skip(c).step_by(cols);
             out.iter_mut().zip(column).for_each(|(o, &x)| *o = x);
@@ -267,9 +267,14 @@ fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
 fn cut_one<T: Stored>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
     let width = x.last_dim();
     let xs = x.as_slice::<T>()?;
-    let out = parallel::fill(xs.len() / width, size, |i, out| {
-        out.copy_from_slice(&xs[i * width + start..][..size]);
-    });
+    let out = parallel::fill(
+        xs.len() / width,
+        size,
+        #[inline(always)]
+        |i, out| {
+            out.copy_from_slice(&xs[i * width + start..][..size]);
+        },
+    );
     let mut shape = x.shape().to_vec();
     shape.pop();
     shape.push(size);
@@ -288,7 +293,7 @@ fn join(parts: &[Tensor]) -> Result<Tensor> {
     shape.push(width);
     with_stored!(parts[0].dtype(), "cat_last", T => {
         let slices = parts.iter().map(Tensor::as_slice::<T>).collect::<Result<Vec<_>>>()?;
-        let out = parallel::fill(lead.iter().product(), width, |i, out| {
+        let out = parallel::fill(lead.iter().product(), width, #[inline(always)] |i, out| {
             let mut at = 0;
             for (part, slice) in parts.iter().zip(&slices) {
                 let size = part.last_dim();

@@ -20,7 +20,7 @@ pub fn interpolate(latents: &Tensor, noise: &Tensor, sigma: &Tensor) -> Result<T
     with_real!(latents.dtype(), "interpolate", T => {
         let (x, e, s) = (latents.as_slice::<T>()?, noise.as_slice::<T>()?, sigma.as_slice::<T>()?);
         let row = x.len() / s.len().max(1);
-        let out = parallel::fill(s.len(), row, |i, out| {
+        let out = parallel::fill(s.len(), row, #[inline(always)] |i, out| {
             let (x, e, s) = (&x[i * row..][..row], &e[i * row..][..row], s[i]);
             for j in 0..row {
                 out[j] = (T::one() - s) * x[j] + s * e[j];
@@ -92,13 +92,18 @@ impl Tape {
             move |g: Tensor| {
                 let (factor, w) = (g.to_scalar()? / counted, ws.as_slice::<T>()?);
                 let m = ms.as_ref().map(Tensor::as_slice::<T>).transpose()?;
-                let out = parallel::fill(w.len(), row, |b, out| {
-                    let factor = T::of(factor) * w[b];
-                    match m {
-                        None => out.fill(factor),
-                        Some(m) => out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = factor * m),
-                    }
-                });
+                let out = parallel::fill(
+                    w.len(),
+                    row,
+                    #[inline(always)]
+                    |b, out| {
+                        let factor = T::of(factor) * w[b];
+                        match m {
+                            None => out.fill(factor),
+                            Some(m) => out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = factor * m),
+                        }
+                    },
+                );
                 Ok(vec![Some(Tensor::new(out, &shape))])
             }
         });
@@ -174,15 +179,20 @@ fn mse_gradient<T: Real>(
     let (p, t, w) = (prediction.as_slice::<T>()?, target.as_slice::<T>()?, weight.as_slice::<T>()?);
     let m = mask.map(Tensor::as_slice::<T>).transpose()?;
     let row = p.len() / w.len().max(1);
-    let out = parallel::fill(w.len(), row, |b, out| {
-        let (p, t) = (&p[b * row..][..row], &t[b * row..][..row]);
-        let factor = T::of(factor) * w[b];
-        for j in 0..row {
-            out[j] = factor * (p[j] - t[j]);
-        }
-        if let Some(m) = m {
-            out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o *= m);
-        }
-    });
+    let out = parallel::fill(
+        w.len(),
+        row,
+        #[inline(always)]
+        |b, out| {
+            let (p, t) = (&p[b * row..][..row], &t[b * row..][..row]);
+            let factor = T::of(factor) * w[b];
+            for j in 0..row {
+                out[j] = factor * (p[j] - t[j]);
+            }
+            if let Some(m) = m {
+                out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o *= m);
+            }
+        },
+    );
     Ok(Tensor::new(out, prediction.shape()))
 }

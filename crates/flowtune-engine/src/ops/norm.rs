@@ -73,16 +73,21 @@ fn moments<T: Stored>(x: &[T], eps: T::Compute) -> (T::Compute, T::Compute) {
 fn modulate<T: Stored>(x: &Tensor, scale: &Tensor, shift: &Tensor, tokens: usize, eps: T::Compute) -> Result<Tensor> {
     let dim = x.last_dim();
     let (xs, scale, shift) = (x.as_slice::<T>()?, scale.as_slice::<T>()?, shift.as_slice::<T>()?);
-    let out = parallel::fill(xs.len() / dim, dim, |i, out| {
-        let row = &xs[i * dim..][..dim];
-        let sample = i / tokens * dim;
-        let (scale, shift) = (&scale[sample..][..dim], &shift[sample..][..dim]);
-        let (mean, rstd) = moments(row, eps);
-        for j in 0..dim {
-            let normed = (row[j].load() - mean) * rstd;
-            out[j] = T::store(normed * (T::Compute::one() + scale[j].load()) + shift[j].load());
-        }
-    });
+    let out = parallel::fill(
+        xs.len() / dim,
+        dim,
+        #[inline(always)]
+        |i, out| {
+            let row = &xs[i * dim..][..dim];
+            let sample = i / tokens * dim;
+            let (scale, shift) = (&scale[sample..][..dim], &shift[sample..][..dim]);
+            let (mean, rstd) = moments(row, eps);
+            for j in 0..dim {
+                let normed = (row[j].load() - mean) * rstd;
+                out[j] = T::store(normed * (T::Compute::one() + scale[j].load()) + shift[j].load());
+            }
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }
 
@@ -101,18 +106,23 @@ fn modulate_backward<T: Stored>(
     let n = real::<T>(dim as f64);
     let dx = needs[0].then(|| {
         Tensor::new(
-            parallel::fill(xs.len() / dim, dim, |i, dx| {
-                let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
-                let scale = &scale[i / tokens * dim..][..dim];
-                let (mean, rstd) = moments(x, eps);
-                let one = T::Compute::one();
-                let mean_u = lanes::sum_by2(g, scale, |g, s| g * (one + s)) / n;
-                let mean_ux = lanes::sum_by3(g, scale, x, |g, s, x| g * (one + s) * (x - mean)) * rstd / n;
-                for j in 0..dim {
-                    let u = g[j].load() * (one + scale[j].load());
-                    dx[j] = T::store(rstd * (u - mean_u - (x[j].load() - mean) * rstd * mean_ux));
-                }
-            }),
+            parallel::fill(
+                xs.len() / dim,
+                dim,
+                #[inline(always)]
+                |i, dx| {
+                    let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
+                    let scale = &scale[i / tokens * dim..][..dim];
+                    let (mean, rstd) = moments(x, eps);
+                    let one = T::Compute::one();
+                    let mean_u = lanes::sum_by2(g, scale, |g, s| g * (one + s)) / n;
+                    let mean_ux = lanes::sum_by3(g, scale, x, |g, s, x| g * (one + s) * (x - mean)) * rstd / n;
+                    for j in 0..dim {
+                        let u = g[j].load() * (one + scale[j].load());
+                        dx[j] = T::store(rstd * (u - mean_u - (x[j].load() - mean) * rstd * mean_ux));
+                    }
+                },
+            ),
             x.shape(),
         )
     });
@@ -122,16 +132,21 @@ fn modulate_backward<T: Stored>(
     let batch = x.dim(0);
     let (mut dscale, mut dshift) = (Vec::<T>::with_capacity(batch * dim), Vec::<T>::with_capacity(batch * dim));
     for b in 0..batch {
-        let both = parallel::sum_rows(tokens, 2 * dim, |t, acc: &mut [T::Compute]| {
-            let at = (b * tokens + t) * dim;
-            let (x, g) = (&xs[at..][..dim], &gs[at..][..dim]);
-            let (mean, rstd) = moments(x, eps);
-            let (dscale, dshift) = acc.split_at_mut(dim);
-            for j in 0..dim {
-                dscale[j] += g[j].load() * (x[j].load() - mean) * rstd;
-                dshift[j] += g[j].load();
-            }
-        });
+        let both = parallel::sum_rows(
+            tokens,
+            2 * dim,
+            #[inline(always)]
+            |t, acc: &mut [T::Compute]| {
+                let at = (b * tokens + t) * dim;
+                let (x, g) = (&xs[at..][..dim], &gs[at..][..dim]);
+                let (mean, rstd) = moments(x, eps);
+                let (dscale, dshift) = acc.split_at_mut(dim);
+                for j in 0..dim {
+                    dscale[j] += g[j].load() * (x[j].load() - mean) * rstd;
+                    dshift[j] += g[j].load();
+                }
+            },
+        );
         dscale.extend(both[..dim].iter().map(|&x| T::store(x)));
         dshift.extend(both[dim..].iter().map(|&x| T::store(x)));
     }
@@ -146,13 +161,18 @@ fn rms<T: Stored>(x: &Tensor, weight: &Tensor, eps: T::Compute) -> Result<Tensor
     }
     let (xs, weight) = (x.as_slice::<T>()?, weight.to_dtype(<T::Compute as Element>::KIND)?);
     let w = weight.as_slice::<T::Compute>()?;
-    let out = parallel::fill(xs.len() / dim, dim, |i, out| {
-        let row = &xs[i * dim..][..dim];
-        let rstd = inverse_rms(row, eps);
-        for j in 0..dim {
-            out[j] = T::store(row[j].load() * rstd * w[j]);
-        }
-    });
+    let out = parallel::fill(
+        xs.len() / dim,
+        dim,
+        #[inline(always)]
+        |i, out| {
+            let row = &xs[i * dim..][..dim];
+            let rstd = inverse_rms(row, eps);
+            for j in 0..dim {
+                out[j] = T::store(row[j].load() * rstd * w[j]);
+            }
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }
 
@@ -176,25 +196,35 @@ fn rms_backward<T: Stored>(
     let n = real::<T>(dim as f64);
     let dx = needs[0].then(|| {
         Tensor::new(
-            parallel::fill(rows, dim, |i, dx| {
-                let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
-                let r = inverse_rms(x, eps);
-                let mean = lanes::sum_by3(g, w, x, |g, w, x| g * w * x) / n * r * r;
-                for j in 0..dim {
-                    dx[j] = T::store(r * (g[j].load() * w[j] - x[j].load() * mean));
-                }
-            }),
+            parallel::fill(
+                rows,
+                dim,
+                #[inline(always)]
+                |i, dx| {
+                    let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
+                    let r = inverse_rms(x, eps);
+                    let mean = lanes::sum_by3(g, w, x, |g, w, x| g * w * x) / n * r * r;
+                    for j in 0..dim {
+                        dx[j] = T::store(r * (g[j].load() * w[j] - x[j].load() * mean));
+                    }
+                },
+            ),
             x.shape(),
         )
     });
     let dw = needs[1].then(|| {
-        let sum = parallel::sum_rows(rows, dim, |i, acc: &mut [T::Compute]| {
-            let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
-            let r = inverse_rms(x, eps);
-            for j in 0..dim {
-                acc[j] += g[j].load() * x[j].load() * r;
-            }
-        });
+        let sum = parallel::sum_rows(
+            rows,
+            dim,
+            #[inline(always)]
+            |i, acc: &mut [T::Compute]| {
+                let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
+                let r = inverse_rms(x, eps);
+                for j in 0..dim {
+                    acc[j] += g[j].load() * x[j].load() * r;
+                }
+            },
+        );
         Tensor::new(sum, &[dim])
     });
     Ok(vec![dx, dw])

@@ -55,13 +55,16 @@ pub fn adamw_step(
         .zip(v.par_chunks_mut(CHUNK))
         .zip(g.par_chunks(CHUNK))
         .for_each(|(((w, m), v), g)| {
-            vectorised(|| {
-                for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
-                    *m += b1 * (g - *m);
-                    *v = *v * b2 + c2 * g * g;
-                    *w = *w * decay - step_size * *m / (v.sqrt() * inverse_root + eps);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+                        *m += b1 * (g - *m);
+                        *v = *v * b2 + c2 * g * g;
+                        *w = *w * decay - step_size * *m / (v.sqrt() * inverse_root + eps);
+                    }
+                },
+            );
         });
     Ok(())
 }
@@ -71,7 +74,16 @@ pub fn adamw_step(
 /// # Errors
 /// When x is not `f32`.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let pieces: Vec<f64> = x.as_slice::<f32>()?.par_chunks(CHUNK).map(|c| vectorised(|| squares(c))).collect();
+    let pieces: Vec<f64> = x
+        .as_slice::<f32>()?
+        .par_chunks(CHUNK)
+        .map(|c| {
+            vectorised(
+                #[inline(always)]
+                || squares(c),
+            )
+        })
+        .collect();
     Ok(pieces.into_iter().sum())
 }
 

@@ -40,13 +40,18 @@ impl Tape {
 fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = x.last_dim();
     let (xs, ys, gate) = (x.as_slice::<T>()?, y.as_slice::<T>()?, gate.as_slice::<T>()?);
-    let out = parallel::fill(xs.len() / dim, dim, |i, out| {
-        let (x, y) = (&xs[i * dim..][..dim], &ys[i * dim..][..dim]);
-        let gate = &gate[i / tokens * dim..][..dim];
-        for j in 0..dim {
-            out[j] = T::store(x[j].load() + gate[j].load() * y[j].load());
-        }
-    });
+    let out = parallel::fill(
+        xs.len() / dim,
+        dim,
+        #[inline(always)]
+        |i, out| {
+            let (x, y) = (&xs[i * dim..][..dim], &ys[i * dim..][..dim]);
+            let gate = &gate[i / tokens * dim..][..dim];
+            for j in 0..dim {
+                out[j] = T::store(x[j].load() + gate[j].load() * y[j].load());
+            }
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }
 
@@ -54,12 +59,17 @@ fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> R
 fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = g.last_dim();
     let (gs, gate) = (g.as_slice::<T>()?, gate.as_slice::<T>()?);
-    let out = parallel::fill(gs.len() / dim, dim, |i, out| {
-        let (g, gate) = (&gs[i * dim..][..dim], &gate[i / tokens * dim..][..dim]);
-        for j in 0..dim {
-            out[j] = T::store(gate[j].load() * g[j].load());
-        }
-    });
+    let out = parallel::fill(
+        gs.len() / dim,
+        dim,
+        #[inline(always)]
+        |i, out| {
+            let (g, gate) = (&gs[i * dim..][..dim], &gate[i / tokens * dim..][..dim]);
+            for j in 0..dim {
+                out[j] = T::store(gate[j].load() * g[j].load());
+            }
+        },
+    );
     Ok(Tensor::new(out, g.shape()))
 }
 
@@ -69,12 +79,17 @@ fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
     let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T>()?);
     let mut out = Vec::<T>::with_capacity(batch * dim);
     for b in 0..batch {
-        let sums = parallel::sum_rows(tokens, dim, |t, acc: &mut [T::Compute]| {
-            let at = (b * tokens + t) * dim;
-            for ((acc, &g), &y) in acc.iter_mut().zip(&gs[at..][..dim]).zip(&ys[at..][..dim]) {
-                *acc += g.load() * y.load();
-            }
-        });
+        let sums = parallel::sum_rows(
+            tokens,
+            dim,
+            #[inline(always)]
+            |t, acc: &mut [T::Compute]| {
+                let at = (b * tokens + t) * dim;
+                for ((acc, &g), &y) in acc.iter_mut().zip(&gs[at..][..dim]).zip(&ys[at..][..dim]) {
+                    *acc += g.load() * y.load();
+                }
+            },
+        );
         out.extend(sums.into_iter().map(T::store));
     }
     Ok(Tensor::new(out, &[batch, dim]))

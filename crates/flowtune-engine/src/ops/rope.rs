@@ -56,18 +56,23 @@ fn rotate<T: Stored>(x: &Tensor, table: &RopeTable, sign: T::Compute) -> Result<
     let xs = x.as_slice::<T>()?;
     let shared = table.cos.dim(0) == 1;
     let row = heads * head_dim;
-    let out = parallel::fill(batch * tokens, row, |i, out| {
-        let at = if shared { i % tokens } else { i } * half;
-        let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
-        let x = &xs[i * row..][..row];
-        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-            for j in 0..half {
-                let (a, b) = (x[2 * j].load(), x[2 * j + 1].load());
-                let s = sign * sin[j];
-                out[2 * j] = T::store(a * cos[j] - b * s);
-                out[2 * j + 1] = T::store(b * cos[j] + a * s);
+    let out = parallel::fill(
+        batch * tokens,
+        row,
+        #[inline(always)]
+        |i, out| {
+            let at = if shared { i % tokens } else { i } * half;
+            let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
+            let x = &xs[i * row..][..row];
+            for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                for j in 0..half {
+                    let (a, b) = (x[2 * j].load(), x[2 * j + 1].load());
+                    let s = sign * sin[j];
+                    out[2 * j] = T::store(a * cos[j] - b * s);
+                    out[2 * j + 1] = T::store(b * cos[j] + a * s);
+                }
             }
-        }
-    });
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }

@@ -32,28 +32,38 @@ fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     shape.pop();
     shape.push(dim);
-    let out = parallel::fill(xs.len() / (2 * dim), dim, |i, out| {
-        let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
-        for j in 0..dim {
-            let gate = gate[j].load();
-            out[j] = T::store(gate * sigmoid(gate) * up[j].load());
-        }
-    });
+    let out = parallel::fill(
+        xs.len() / (2 * dim),
+        dim,
+        #[inline(always)]
+        |i, out| {
+            let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
+            for j in 0..dim {
+                let gate = gate[j].load();
+                out[j] = T::store(gate * sigmoid(gate) * up[j].load());
+            }
+        },
+    );
     Ok(Tensor::new(out, &shape))
 }
 
 fn backward<T: Stored>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
     let dim = x.last_dim() / 2;
     let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
-    let out = parallel::fill(xs.len() / (2 * dim), 2 * dim, |i, out| {
-        let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
-        let g = &gs[i * dim..][..dim];
-        let (d_gate, d_up) = out.split_at_mut(dim);
-        for j in 0..dim {
-            let (gate, up, g) = (gate[j].load(), up[j].load(), g[j].load());
-            d_gate[j] = T::store(silu_gradient(gate, g * up));
-            d_up[j] = T::store(g * gate * sigmoid(gate));
-        }
-    });
+    let out = parallel::fill(
+        xs.len() / (2 * dim),
+        2 * dim,
+        #[inline(always)]
+        |i, out| {
+            let (gate, up) = xs[i * 2 * dim..][..2 * dim].split_at(dim);
+            let g = &gs[i * dim..][..dim];
+            let (d_gate, d_up) = out.split_at_mut(dim);
+            for j in 0..dim {
+                let (gate, up, g) = (gate[j].load(), up[j].load(), g[j].load());
+                d_gate[j] = T::store(silu_gradient(gate, g * up));
+                d_up[j] = T::store(g * gate * sigmoid(gate));
+            }
+        },
+    );
     Ok(Tensor::new(out, x.shape()))
 }

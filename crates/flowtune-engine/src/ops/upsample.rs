@@ -21,13 +21,18 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
 
 /// Each of `lines` input lines makes two equal lines of twice the width.
 fn double<T: Real>(x: &[T], lines: usize, width: usize) -> Vec<T> {
-    parallel::fill(lines, 4 * width, |i, out| {
-        let (upper, lower) = out.split_at_mut(2 * width);
-        for (pair, &x) in upper.as_chunks_mut::<2>().0.iter_mut().zip(&x[i * width..][..width]) {
-            *pair = [x; 2];
-        }
-        lower.copy_from_slice(upper);
-    })
+    parallel::fill(
+        lines,
+        4 * width,
+        #[inline(always)]
+        |i, out| {
+            let (upper, lower) = out.split_at_mut(2 * width);
+            for (pair, &x) in upper.as_chunks_mut::<2>().0.iter_mut().zip(&x[i * width..][..width]) {
+                *pair = [x; 2];
+            }
+            lower.copy_from_slice(upper);
+        },
+    )
 }
 
 #[cfg(test)]

@@ -120,7 +120,10 @@ impl<'a, R: Packed> Panels<'a, R> {
     pub(crate) fn packed(mat: Mat<'a, R>) -> Self {
         let size = pack::words::<R>(mat.rows()) * NR;
         let mut words = parallel::unfilled(mat.cols().div_ceil(NR) * size);
-        vectorised(|| pack::pack(&mat, 0..mat.rows(), 0..mat.cols(), &mut words));
+        vectorised(
+            #[inline(always)]
+            || pack::pack(&mat, 0..mat.rows(), 0..mat.cols(), &mut words),
+        );
         Self { mat, words }
     }
 
@@ -193,7 +196,12 @@ fn sums_by<K: Kind>(
             rows: (part * rows).min(m)..((part + 1) * rows).min(m),
             cols: chunk * NC..((chunk + 1) * NC).min(n),
         };
-        SCRATCH.with_borrow_mut(|scratch| vectorised(|| work.run(scratch, emit)));
+        SCRATCH.with_borrow_mut(|scratch| {
+            vectorised(
+                #[inline(always)]
+                || work.run(scratch, emit),
+            )
+        });
     };
     match serial {
         true => (0..chunks).for_each(task),
@@ -252,16 +260,21 @@ impl<'a, K: Kind> Left<'a, K> {
         let row_words = a.cols().div_ceil(per_word);
         let mut words = vec![0u32; a.rows() * row_words];
         // Sixteen rows at a time: they are adjacent when the matrix is transposed.
-        parallel::rows(&mut words, 16 * row_words, |block, rows| {
-            let width = row_words * per_word;
-            let rows: &mut [K::Left] = bytemuck::cast_slice_mut(rows);
-            let count = rows.len() / width;
-            for k in 0..a.cols() {
-                for i in 0..count {
-                    rows[i * width + k] = a.get(16 * block + i, k);
+        parallel::rows(
+            &mut words,
+            16 * row_words,
+            #[inline(always)]
+            |block, rows| {
+                let width = row_words * per_word;
+                let rows: &mut [K::Left] = bytemuck::cast_slice_mut(rows);
+                let count = rows.len() / width;
+                for k in 0..a.cols() {
+                    for i in 0..count {
+                        rows[i * width + k] = a.get(16 * block + i, k);
+                    }
                 }
-            }
-        });
+            },
+        );
         Self::Copy { words, row_words }
     }
 
