@@ -44,13 +44,22 @@ impl Linear {
         *self.lora.write().unwrap_or_else(PoisonError::into_inner) = lora;
     }
 
-    /// x `[.., in]` → `[.., out]`.
+    /// x `[.., in]` → `[.., out]`, in the type of x.
     pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> flowtune_engine::Result<Var> {
+        self.with(tape, |weight, low_rank| tape.linear(x, weight, low_rank))
+    }
+
+    /// x `[.., in]` → `[.., out]`, float32 when x is bfloat16.
+    pub(crate) fn forward_wide(&self, tape: &Tape, x: &Var) -> flowtune_engine::Result<Var> {
+        self.with(tape, |weight, low_rank| tape.linear_wide(x, weight, low_rank))
+    }
+
+    fn with<R>(&self, tape: &Tape, f: impl FnOnce(&Var, Option<LowRank>) -> R) -> R {
         let weight = tape.param(&self.weight);
         let Some(lora) = self.lora() else {
-            return tape.linear(x, &weight, None);
+            return f(&weight, None);
         };
         let (a, b) = (tape.param(&lora.a), tape.param(&lora.b));
-        tape.linear(x, &weight, Some(LowRank { a: &a, b: &b, scale: lora.scale }))
+        f(&weight, Some(LowRank { a: &a, b: &b, scale: lora.scale }))
     }
 }

@@ -219,7 +219,7 @@ fn linear_with_low_rank() {
 
 #[test]
 fn layer_norm_modulate() {
-    let op = |t: &Tape, v: &[Var]| t.layer_norm_modulate(&v[0], &v[1], &v[2], 1e-6);
+    let op = |t: &Tape, v: &[Var]| t.layer_norm_modulate(&v[0], &v[1], &v[2], 1e-6, crate::DType::F64);
     check("layer_norm_modulate", &[&[2, 3, 19], &[2, 19], &[2, 19]], op, |v| {
         let centred = v[0].broadcast_sub(&v[0].mean_keepdim(2)?)?;
         let variance = centred.sqr()?.mean_keepdim(2)?;

@@ -32,19 +32,32 @@ impl Tape {
     pub fn linear(&self, x: &Var, weight: &Var, low_rank: Option<LowRank>) -> Result<Var> {
         let dims = Dims::of(x.tensor(), weight.tensor(), low_rank.as_ref())?;
         with_stored!(x.tensor().dtype(), "linear", T => match low_rank {
-            None => self.plain::<T>(x, weight, dims),
-            Some(lora) => self.low_rank::<T>(x, weight, &lora, dims),
+            None => self.plain::<T, T>(x, weight, dims),
+            Some(lora) => self.low_rank::<T, T>(x, weight, &lora, dims),
         })
     }
 
-    fn plain<T: Multiply>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
+    /// As [`Tape::linear`], but sums in float32 stay so when x is bfloat16.
+    ///
+    /// # Errors
+    /// As [`Tape::linear`].
+    pub fn linear_wide(&self, x: &Var, weight: &Var, low_rank: Option<LowRank>) -> Result<Var> {
+        let dims = Dims::of(x.tensor(), weight.tensor(), low_rank.as_ref())?;
+        with_stored!(x.tensor().dtype(), "linear", T => match low_rank {
+            None => self.plain::<T, <T as Stored>::Compute>(x, weight, dims),
+            Some(lora) => self.low_rank::<T, <T as Stored>::Compute>(x, weight, &lora, dims),
+        })
+    }
+
+    fn plain<T: Multiply, O: Stored<Compute = T::Compute>>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let value = forward::<T>(&xs, &w, None, d)?;
+        let value = forward::<T, O>(&xs, &w, None, d)?;
         Ok(self.record(&[x, weight], value, |needs| {
             // What only the gradient of the weight needs is not kept for a frozen one.
             let x_shape = xs.shape().to_vec();
             let saved = needs[1].then_some(xs);
             move |g: Tensor| {
+                let g = g.to_dtype(T::KIND)?;
                 let dx = needs[0].then(|| input_gradient::<T>(&g, &w, None, d, &x_shape)).transpose()?;
                 let dw = saved.map(|xs| weight_gradient::<T>(&g, &xs, d)).transpose()?;
                 Ok(vec![dx, dw])
@@ -52,15 +65,22 @@ impl Tape {
         }))
     }
 
-    fn low_rank<T: Multiply>(&self, x: &Var, weight: &Var, lora: &LowRank, d: Dims) -> Result<Var> {
+    fn low_rank<T: Multiply, O: Stored<Compute = T::Compute>>(
+        &self,
+        x: &Var,
+        weight: &Var,
+        lora: &LowRank,
+        d: Dims,
+    ) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
         let (a, b) = (lora.a.tensor().to_dtype(T::KIND)?, lora.b.tensor().to_dtype(T::KIND)?);
         let (rank, scale) = (a.dim(0), <T::Compute as crate::Real>::of(lora.scale));
         // scale·x·Aᵀ
         let xa = product::<T, T>(matrix(&xs, d.inputs)?, matrix::<T>(&a, d.inputs)?.t(), scale);
-        let value = forward::<T>(&xs, &w, Some((&xa, &b)), d)?;
+        let value = forward::<T, O>(&xs, &w, Some((&xa, &b)), d)?;
         Ok(self.record(&[x, weight, lora.a, lora.b], value, |needs| {
             move |g: Tensor| {
+                let g = g.to_dtype(T::KIND)?;
                 let g_mat = matrix::<T>(&g, d.outputs)?;
                 // scale·g·B, which both the gradient of A and that of x need.
                 let gb = product::<T, T>(g_mat, matrix(&b, rank)?, scale);
@@ -89,7 +109,7 @@ impl Tape {
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
     with_real!(x.dtype(), "linear", T => {
-        let mut y = forward::<T>(x, weight, None, d)?;
+        let mut y = forward::<T, T>(x, weight, None, d)?;
         if let Some(bias) = bias {
             let bias = bias.as_slice::<T>()?;
             for row in y.as_mut_slice::<T>()?.chunks_mut(d.outputs) {
@@ -148,16 +168,21 @@ fn one<T: Stored>() -> T::Compute {
 }
 
 /// x·Wᵀ, and xa·Bᵀ of a low-rank addition.
-fn forward<T: Multiply>(x: &Tensor, w: &Tensor, lora: Option<(&[T], &Tensor)>, d: Dims) -> Result<Tensor> {
+fn forward<T: Multiply, O: Stored<Compute = T::Compute>>(
+    x: &Tensor,
+    w: &Tensor,
+    lora: Option<(&[T], &Tensor)>,
+    d: Dims,
+) -> Result<Tensor> {
     let w = w.to_dtype(T::KIND)?;
     let mut terms = vec![Term { a: matrix(x, d.inputs)?, b: matrix::<T>(&w, d.inputs)?.t().into() }];
     if let Some((xa, b)) = lora {
         let rank = b.dim(1);
         terms.push(Term { a: Mat::new(xa, d.rows, rank), b: matrix::<T>(b, rank)?.t().into() });
     }
-    let mut y = unfilled(d.rows * d.outputs);
+    let mut y = unfilled::<O>(d.rows * d.outputs);
     T::multiply(MatMut::new(&mut y, d.outputs), Write::Set, one::<T>(), &terms, Threads::All);
-    Ok(Tensor::new::<T>(y, &d.output_shape(x)))
+    Ok(Tensor::new(y, &d.output_shape(x)))
 }
 
 /// g·W, and gb·A of a low-rank addition.

@@ -3,18 +3,18 @@
 use num_traits::{Float, One};
 
 use crate::cpu::{lanes, parallel};
-use crate::dtype::{Element, Real, Stored, with_stored};
+use crate::dtype::{DType, Element, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
     /// (1 + scale)·LayerNorm(x) + shift, LayerNorm without affine: x `[batch, tokens, dim]`, scale and shift
-    /// `[batch, dim]` → `[batch, tokens, dim]`.
+    /// `[batch, dim]` → `[batch, tokens, dim]` in `dtype`. For bfloat16, x, scale and shift are float32.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the extents do not fit.
-    pub fn layer_norm_modulate(&self, x: &Var, scale: &Var, shift: &Var, eps: f64) -> Result<Var> {
+    pub fn layer_norm_modulate(&self, x: &Var, scale: &Var, shift: &Var, eps: f64, dtype: DType) -> Result<Var> {
         let &[batch, tokens, dim] = x.tensor().shape() else {
             return Err(shape_error("layer_norm_modulate", "x", "[batch, tokens, dim]", x.tensor().shape()));
         };
@@ -24,7 +24,7 @@ impl Tape {
                 return Err(shape_error("layer_norm_modulate", name, expected, v.tensor().shape()));
             }
         }
-        with_stored!(x.tensor().dtype(), "layer_norm_modulate", T => {
+        with_stored!(dtype, "layer_norm_modulate", T => {
             let xs = x.tensor().clone();
             let scales = scale.tensor().clone();
             let value = modulate::<T>(&xs, &scales, shift.tensor(), tokens, real::<T>(eps))?;
@@ -72,8 +72,9 @@ fn moments<T: Stored>(x: &[T], eps: T::Compute) -> (T::Compute, T::Compute) {
 
 fn modulate<T: Stored>(x: &Tensor, scale: &Tensor, shift: &Tensor, tokens: usize, eps: T::Compute) -> Result<Tensor> {
     let dim = x.last_dim();
-    let (xs, scale, shift) = (x.as_slice::<T>()?, scale.as_slice::<T>()?, shift.as_slice::<T>()?);
-    let out = parallel::fill(
+    let xs = x.as_slice::<T::Compute>()?;
+    let (scale, shift) = (scale.as_slice::<T::Compute>()?, shift.as_slice::<T::Compute>()?);
+    let out = parallel::fill::<T>(
         xs.len() / dim,
         dim,
         #[inline(always)]
@@ -83,8 +84,7 @@ fn modulate<T: Stored>(x: &Tensor, scale: &Tensor, shift: &Tensor, tokens: usize
             let (scale, shift) = (&scale[sample..][..dim], &shift[sample..][..dim]);
             let (mean, rstd) = moments(row, eps);
             for j in 0..dim {
-                let normed = (row[j].load() - mean) * rstd;
-                out[j] = T::store(normed * (T::Compute::one() + scale[j].load()) + shift[j].load());
+                out[j] = T::store((row[j] - mean) * rstd * (T::Compute::one() + scale[j]) + shift[j]);
             }
         },
     );
@@ -102,7 +102,7 @@ fn modulate_backward<T: Stored>(
     needs: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
     let dim = x.last_dim();
-    let (xs, gs, scale) = (x.as_slice::<T>()?, g.as_slice::<T>()?, scale.as_slice::<T>()?);
+    let (xs, gs, scale) = (x.as_slice::<T::Compute>()?, g.as_slice::<T>()?, scale.as_slice::<T::Compute>()?);
     let n = real::<T>(dim as f64);
     let dx = needs[0].then(|| {
         Tensor::new(
@@ -118,8 +118,8 @@ fn modulate_backward<T: Stored>(
                     let mean_u = lanes::sum_by2(g, scale, |g, s| g * (one + s)) / n;
                     let mean_ux = lanes::sum_by3(g, scale, x, |g, s, x| g * (one + s) * (x - mean)) * rstd / n;
                     for j in 0..dim {
-                        let u = g[j].load() * (one + scale[j].load());
-                        dx[j] = T::store(rstd * (u - mean_u - (x[j].load() - mean) * rstd * mean_ux));
+                        let u = g[j].load() * (one + scale[j]);
+                        dx[j] = rstd * (u - mean_u - (x[j] - mean) * rstd * mean_ux);
                     }
                 },
             ),
@@ -130,7 +130,7 @@ fn modulate_backward<T: Stored>(
         return Ok(vec![dx, None, None]);
     }
     let batch = x.dim(0);
-    let (mut dscale, mut dshift) = (Vec::<T>::with_capacity(batch * dim), Vec::<T>::with_capacity(batch * dim));
+    let (mut dscale, mut dshift) = (Vec::with_capacity(batch * dim), Vec::with_capacity(batch * dim));
     for b in 0..batch {
         let both = parallel::sum_rows(
             tokens,
@@ -142,13 +142,13 @@ fn modulate_backward<T: Stored>(
                 let (mean, rstd) = moments(x, eps);
                 let (dscale, dshift) = acc.split_at_mut(dim);
                 for j in 0..dim {
-                    dscale[j] += g[j].load() * (x[j].load() - mean) * rstd;
+                    dscale[j] += g[j].load() * (x[j] - mean) * rstd;
                     dshift[j] += g[j].load();
                 }
             },
         );
-        dscale.extend(both[..dim].iter().map(|&x| T::store(x)));
-        dshift.extend(both[dim..].iter().map(|&x| T::store(x)));
+        dscale.extend_from_slice(&both[..dim]);
+        dshift.extend_from_slice(&both[dim..]);
     }
     let shape = [batch, dim];
     Ok(vec![dx, needs[1].then(|| Tensor::new(dscale, &shape)), needs[2].then(|| Tensor::new(dshift, &shape))])

@@ -7,7 +7,8 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// x + gate·y: x and y `[batch, tokens, dim]`, gate `[batch, dim]`.
+    /// x + gate·y: x and y `[batch, tokens, dim]`, gate `[batch, dim]`. When y is bfloat16, x and gate are float32: what a
+    /// residual stream adds up over many blocks would otherwise be rounded by each.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the extents do not fit.
@@ -23,7 +24,7 @@ impl Tape {
             let expected = format!("[{batch}, {dim}]");
             return Err(shape_error("gated_residual", "gate", expected, gate.tensor().shape()));
         }
-        with_stored!(x.tensor().dtype(), "gated_residual", T => {
+        with_stored!(y.tensor().dtype(), "gated_residual", T => {
             let (gates, ys) = (gate.tensor().clone(), y.tensor().clone());
             let value = forward::<T>(x.tensor(), &gates, &ys, tokens)?;
             Ok(self.record(&[x, gate, y], value, |needs| {
@@ -39,7 +40,7 @@ impl Tape {
 
 fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = x.last_dim();
-    let (xs, ys, gate) = (x.as_slice::<T>()?, y.as_slice::<T>()?, gate.as_slice::<T>()?);
+    let (xs, ys, gate) = (x.as_slice::<T::Compute>()?, y.as_slice::<T>()?, gate.as_slice::<T::Compute>()?);
     let out = parallel::fill(
         xs.len() / dim,
         dim,
@@ -48,7 +49,7 @@ fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> R
             let (x, y) = (&xs[i * dim..][..dim], &ys[i * dim..][..dim]);
             let gate = &gate[i / tokens * dim..][..dim];
             for j in 0..dim {
-                out[j] = T::store(x[j].load() + gate[j].load() * y[j].load());
+                out[j] = x[j] + gate[j] * y[j].load();
             }
         },
     );
@@ -58,15 +59,15 @@ fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> R
 /// gate·g, the gradient of y.
 fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
     let dim = g.last_dim();
-    let (gs, gate) = (g.as_slice::<T>()?, gate.as_slice::<T>()?);
-    let out = parallel::fill(
+    let (gs, gate) = (g.as_slice::<T::Compute>()?, gate.as_slice::<T::Compute>()?);
+    let out = parallel::fill::<T>(
         gs.len() / dim,
         dim,
         #[inline(always)]
         |i, out| {
             let (g, gate) = (&gs[i * dim..][..dim], &gate[i / tokens * dim..][..dim]);
             for j in 0..dim {
-                out[j] = T::store(gate[j].load() * g[j].load());
+                out[j] = T::store(gate[j] * g[j]);
             }
         },
     );
@@ -76,8 +77,8 @@ fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> 
 /// Σ_tokens g·y, `[batch, dim]`.
 fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
     let (batch, tokens, dim) = (g.dim(0), g.dim(1), g.dim(2));
-    let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T>()?);
-    let mut out = Vec::<T>::with_capacity(batch * dim);
+    let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T::Compute>()?);
+    let mut out = Vec::<T::Compute>::with_capacity(batch * dim);
     for b in 0..batch {
         let sums = parallel::sum_rows(
             tokens,
@@ -86,11 +87,11 @@ fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
             |t, acc: &mut [T::Compute]| {
                 let at = (b * tokens + t) * dim;
                 for ((acc, &g), &y) in acc.iter_mut().zip(&gs[at..][..dim]).zip(&ys[at..][..dim]) {
-                    *acc += g.load() * y.load();
+                    *acc += g * y.load();
                 }
             },
         );
-        out.extend(sums.into_iter().map(T::store));
+        out.extend(sums);
     }
     Ok(Tensor::new(out, &[batch, dim]))
 }

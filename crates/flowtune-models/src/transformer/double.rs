@@ -2,7 +2,7 @@
 //! Source: diffusers `Flux2TransformerBlock`, `Flux2AttnProcessor`.
 
 use flowtune_engine::ops::rope::RopeTable;
-use flowtune_engine::{Param, Tape, Var};
+use flowtune_engine::{DType, Param, Tape, Var};
 
 use super::builder::Builder;
 use super::config::Flux2Config;
@@ -90,7 +90,7 @@ impl Stream {
         let [msa, mlp] = m;
         let attention = self.out.forward(tape, attention)?;
         let x = tape.gated_residual(x, msa.gate, &attention)?;
-        let normed = tape.layer_norm_modulate(&x, mlp.scale, mlp.shift, eps)?;
+        let normed = tape.layer_norm_modulate(&x, mlp.scale, mlp.shift, eps, attention.tensor().dtype())?;
         let hidden = tape.swiglu(&self.ff_in.forward(tape, &normed)?)?;
         let hidden = self.ff_out.forward(tape, &hidden)?;
         tape.gated_residual(&x, mlp.gate, &hidden)
@@ -128,11 +128,17 @@ impl DoubleBlock {
 
     /// Inputs: image `[batch, tokens, dim]`, text `[batch, text tokens, dim]`, then shift, scale, gate of
     /// attention and of the feed-forward for the image (6) and for the text (6). Outputs: image, text.
-    pub(super) fn forward(&self, tape: &Tape, inputs: &[Var], rope: &RopeTable) -> flowtune_engine::Result<Vec<Var>> {
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        inputs: &[Var],
+        rope: &RopeTable,
+        compute: DType,
+    ) -> flowtune_engine::Result<Vec<Var>> {
         let (image, text) = (&inputs[0], &inputs[1]);
         let [image_msa, image_mlp, text_msa, text_mlp] = [2, 5, 8, 11].map(|at| Modulation::of(&inputs[at..at + 3]));
-        let normed_image = tape.layer_norm_modulate(image, image_msa.scale, image_msa.shift, self.eps)?;
-        let normed_text = tape.layer_norm_modulate(text, text_msa.scale, text_msa.shift, self.eps)?;
+        let normed_image = tape.layer_norm_modulate(image, image_msa.scale, image_msa.shift, self.eps, compute)?;
+        let normed_text = tape.layer_norm_modulate(text, text_msa.scale, text_msa.shift, self.eps, compute)?;
         let [qi, ki, vi] = self.image.qkv(tape, &normed_image, self.heads, self.eps)?;
         let [qt, kt, vt] = self.text.qkv(tape, &normed_text, self.heads, self.eps)?;
         let q = tape.rope(&tape.cat_tokens(&[&qt, &qi])?, rope)?;

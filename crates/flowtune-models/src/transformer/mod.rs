@@ -164,17 +164,18 @@ impl Flux2Transformer {
             c.rope_theta,
             if compute == DType::F64 { DType::F64 } else { DType::F32 },
         )?;
-        let image = self.x_embedder.forward(tape, &tape.cast(&inputs.hidden_states, compute)?)?;
-        let text = self.context_embedder.forward(tape, &tape.cast(&inputs.encoder_hidden_states, compute)?)?;
+        let image = self.x_embedder.forward_wide(tape, &tape.cast(&inputs.hidden_states, compute)?)?;
+        let text = self.context_embedder.forward_wide(tape, &tape.cast(&inputs.encoder_hidden_states, compute)?)?;
         let counts = [text.tensor().dim(1), image.tensor().dim(1)];
 
+        // The residual stream stays in float32 when the blocks compute in bfloat16.
         let mut state = vec![image, text];
         let mut modulation = modulate(tape, &self.modulation_image, &activated, 6)?;
         modulation.extend(modulate(tape, &self.modulation_text, &activated, 6)?);
         for block in &self.double_blocks {
             let (block, rope) = (Arc::clone(block), rope.clone());
             state.extend(modulation.iter().cloned());
-            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope))?;
+            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope, compute))?;
         }
 
         state = vec![tape.cat_tokens(&[&state[1], &state[0]])?];
@@ -182,14 +183,14 @@ impl Flux2Transformer {
         for block in &self.single_blocks {
             let (block, rope) = (Arc::clone(block), rope.clone());
             state.extend(modulation.iter().cloned());
-            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope))?;
+            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope, compute))?;
         }
 
         let image = tape.split_tokens(&state[0], &counts)?.remove(1);
         // diffusers `AdaLayerNormContinuous`: scale first, then shift.
         let out = modulate(tape, &self.norm_out, &activated, 2)?;
-        let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps)?;
-        Ok(tape.cast(&self.proj_out.forward(tape, &normed)?, outer)?)
+        let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps, compute)?;
+        Ok(tape.cast(&self.proj_out.forward_wide(tape, &normed)?, outer)?)
     }
 
     fn time_embedding(&self, tape: &Tape, inputs: &Flux2Inputs, compute: DType) -> Result<Var> {

@@ -88,14 +88,14 @@ impl<'a> Modulation<'a> {
     }
 }
 
-/// linear(silu(temb)) cut into `parts` of `[batch, dim]`.
+/// linear(silu(temb)) cut into `parts` of `[batch, dim]`, float32 even when the model computes in bfloat16.
 pub(super) fn modulate(
     tape: &Tape,
     linear: &Linear,
     activated: &Var,
     parts: usize,
 ) -> flowtune_engine::Result<Vec<Var>> {
-    let all = linear.forward(tape, activated)?;
+    let all = linear.forward_wide(tape, activated)?;
     let dim = all.tensor().last_dim() / parts;
     tape.split_last(&all, &vec![dim; parts])
 }

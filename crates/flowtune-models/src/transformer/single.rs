@@ -2,7 +2,7 @@
 //! Source: diffusers `Flux2SingleTransformerBlock`, `Flux2ParallelSelfAttnProcessor`.
 
 use flowtune_engine::ops::rope::RopeTable;
-use flowtune_engine::{Param, Tape, Var};
+use flowtune_engine::{DType, Param, Tape, Var};
 
 use super::builder::Builder;
 use super::config::Flux2Config;
@@ -38,10 +38,16 @@ impl SingleBlock {
     }
 
     /// Inputs: tokens `[batch, tokens, dim]`, then shift, scale, gate. Output: tokens.
-    pub(super) fn forward(&self, tape: &Tape, inputs: &[Var], rope: &RopeTable) -> flowtune_engine::Result<Vec<Var>> {
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        inputs: &[Var],
+        rope: &RopeTable,
+        compute: DType,
+    ) -> flowtune_engine::Result<Vec<Var>> {
         let (x, m) = (&inputs[0], Modulation::of(&inputs[1..]));
         let dim = x.tensor().last_dim();
-        let normed = tape.layer_norm_modulate(x, m.scale, m.shift, self.eps)?;
+        let normed = tape.layer_norm_modulate(x, m.scale, m.shift, self.eps, compute)?;
         let all = self.qkv_mlp.forward(tape, &normed)?;
         let parts = tape.split_last(&all, &[dim, dim, dim, 2 * self.mlp_dim])?;
         let q = split_heads(tape, &parts[0], self.heads)?;
