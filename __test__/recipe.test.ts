@@ -82,7 +82,8 @@ describe('loadRecipe', () => {
 
 /** Every value of the keys that have a few. */
 const ENUMS = {
-  'model.precision': ['float32', 'bfloat16', 'mixed'],
+  'model.dtype': ['float32', 'bfloat16'],
+  'model.quantization': ['none', 'int8'],
   'data.onBadFile': ['fail', 'skip'],
   'flowMatching.timestepSampling': ['uniform', 'logit_normal', 'lognorm', 'mode', 'mix', 'beta'],
   'flowMatching.lossWeighting': ['none', 'linear', 'bsmntw'],
@@ -95,7 +96,7 @@ const ENUMS = {
 
 /** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
 const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
-  model: { path: '/model', allowDistilled: true, precision: 'mixed' },
+  model: { path: '/model', allowDistilled: true, dtype: 'bfloat16', quantization: 'none' },
   data: {
     train: ['/images'],
     heldOut: ['/held-out'],

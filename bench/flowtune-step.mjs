@@ -7,8 +7,9 @@ const [name, mode, checkpointing, steps, dtype] = process.argv.slice(2)
 const geometries = JSON.parse(readFileSync(new URL('geometries.json', import.meta.url), 'utf8'))
 const { transformer, latents, textTokens } = geometries[name]
 
-const precision = dtype === 'bfloat16' && mode === 'full' ? 'mixed' : dtype
-const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1, precision })
+// int8 stands for a base in int8 and everything else in bfloat16.
+const types = dtype === 'int8' ? { dtype: 'bfloat16', quantization: 'int8' } : { dtype, trainable: mode === 'full' }
+const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1, ...types })
 model.activationCheckpointing = checkpointing === 'checkpointed'
 if (mode === 'lora') await model.addLora({ rank: 16 })
 else model.setTrainable(true)

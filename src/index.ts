@@ -40,6 +40,7 @@ export {
   type Flux2Inputs,
   Flux2Transformer,
   type ForwardOptions,
+  type LoadOptions,
   type LoraOptions,
   type SampleLatentsOptions,
 } from './models/transformer'

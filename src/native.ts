@@ -39,6 +39,7 @@ export interface NativeTensor {
 export interface NativeParameter {
   readonly name: string
   readonly shape: number[]
+  readonly dtype: string
   trainable: boolean
   tensor(): NativeTensor
   assign(value: NativeTensor): void
@@ -223,13 +224,13 @@ export interface NativeBinding {
   learningRate(optionsJson: string, lr: number, totalSteps: number, index: number): number
   CancelToken: new () => NativeCancelToken
   Flux2Transformer: {
-    load(path: string, precision: string): Promise<NativeTransformer>
+    load(path: string, optionsJson: string): Promise<NativeTransformer>
     fromConfig(
       configJson: string,
       names: string[],
       tensors: NativeTensor[],
       seed: number | undefined,
-      precision: string,
+      optionsJson: string,
     ): Promise<NativeTransformer>
   }
   AutoencoderKLFlux2: {

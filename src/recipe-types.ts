@@ -2,10 +2,16 @@
 export type TimestepSampling = 'uniform' | 'logit_normal' | 'lognorm' | 'mode' | 'mix' | 'beta'
 
 /**
- * Types of weights and of computation; sums, norms, the loss, adapters and optimizers are float32 in each. `bfloat16`:
- * both, for LoRA. `mixed`: float32 weights multiplied in bfloat16, for full fine-tuning.
+ * Type of activations, and of frozen weights. Sums, norms, the residual stream, the loss, adapters and optimizers are
+ * float32 in each.
  */
-export type Precision = 'float32' | 'bfloat16' | 'mixed'
+export type ComputeDtype = 'float32' | 'bfloat16'
+
+/**
+ * How the weights of a frozen base are made smaller. `int8`: the blocks' weights become bytes with a scale for each
+ * output, and activations are rounded to bytes, token by token, when they meet them.
+ */
+export type Quantization = 'none' | 'int8'
 
 /** The model to start from. */
 export interface ModelRecipe {
@@ -13,8 +19,10 @@ export interface ModelRecipe {
   path: string
   /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */
   allowDistilled?: boolean
-  /** Types of the transformer's weights and of the computation. Default `float32`. */
-  precision?: Precision
+  /** Type that the transformer computes in, and of its weights; full fine-tuning keeps them float32. Default `float32`. */
+  dtype?: ComputeDtype
+  /** What the weights of a LoRA's base are kept in instead. Default `none`. */
+  quantization?: Quantization
 }
 
 /** Images with a `.txt` caption of the same name beside each. */

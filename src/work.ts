@@ -3,7 +3,7 @@ import { guard, guardAsync } from './errors'
 import { type RunOptions, runJob } from './job'
 import { native } from './native'
 import { resolveRecipe } from './recipe'
-import type { Precision } from './recipe-types'
+import type { ComputeDtype, Quantization } from './recipe-types'
 import { TrainingRun } from './run'
 import type {
   EvaluateSummary,
@@ -50,8 +50,10 @@ export async function evaluate(target: Recipe | { runDir: string }, run: RunOpti
 
 /** What {@link verify} takes beside paths. */
 export interface VerifyOptions extends RunOptions {
-  /** In what training cases are computed; other cases are left out unless it is `float32`. Default `float32`. */
-  precision?: Precision
+  /** Type that training cases are computed in; other cases are left out unless it is `float32`. Default `float32`. */
+  dtype?: ComputeDtype
+  /** What the base of their LoRAs is kept in. Default `none`. */
+  quantization?: Quantization
 }
 
 /**
@@ -59,8 +61,8 @@ export interface VerifyOptions extends RunOptions {
  * directions of gradients.
  */
 export async function verify(paths: string | string[], options: VerifyOptions = {}): Promise<VerifyReport> {
-  const { precision = 'float32', ...run } = options
-  return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)), precision }, run)
+  const { dtype = 'float32', quantization = 'none', ...run } = options
+  return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)), dtype, quantization }, run)
 }
 
 /** Says what a model folder, a safetensors file, a LoRA or a run folder holds. */

@@ -1,5 +1,5 @@
 import { Command, Option } from 'commander'
-import type { Precision } from '../recipe-types'
+import type { ComputeDtype, Quantization } from '../recipe-types'
 import type { CaseReport, TensorCheck } from '../types'
 import { verify } from '../work'
 import { EXIT } from './exit'
@@ -8,14 +8,24 @@ import type { CommonOptions } from './options'
 import { Output } from './output'
 import { createProgress } from './progress'
 
+interface VerifyFlags extends CommonOptions {
+  dtype: ComputeDtype
+  quantization: Quantization
+}
+
 export function verifyCommand(): Command {
   return new Command('verify')
     .description('compute parity cases and compare each tensor with the reference stack')
     .argument('<dirs...>', 'folders of cases, single cases, or a pipeline folder')
     .addOption(
-      new Option('--precision <types>', 'in what training cases are computed; others are float32 only')
-        .choices(['float32', 'bfloat16', 'mixed'])
+      new Option('--dtype <type>', 'type that training cases are computed in; others are float32 only')
+        .choices(['float32', 'bfloat16'])
         .default('float32'),
+    )
+    .addOption(
+      new Option('--quantization <type>', 'what the base of their LoRAs is kept in')
+        .choices(['none', 'int8'])
+        .default('none'),
     )
     .option('--json', 'one JSON document on stdout')
     .addHelpText(
@@ -25,13 +35,14 @@ Exits with 1 when any tensor is off its bound, or a case names something unknown
 
 Example:
   flowtune verify __test__/fixtures/parity/cases
-  flowtune verify __test__/fixtures/parity/cases --precision bfloat16`,
+  flowtune verify __test__/fixtures/parity/cases --dtype bfloat16`,
     )
-    .action(async (dirs: string[], options: CommonOptions & { precision: Precision }) => {
-      const output = new Output(options.json ?? false)
+    .action(async (dirs: string[], options: VerifyFlags) => {
+      const { dtype, quantization, json = false } = options
+      const output = new Output(json)
       const progress = createProgress(output)
       const report = await interruptible(output, (signal) =>
-        verify(dirs, { precision: options.precision, signal, onEvent: (event) => progress.show(event) }),
+        verify(dirs, { dtype, quantization, signal, onEvent: (event) => progress.show(event) }),
       ).finally(() => progress.stop())
       output.document(report)
       for (const each of report.cases) for (const line of describeCase(each)) output.line(line)

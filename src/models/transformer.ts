@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { FlowtuneError, guard, guardAsync } from '../errors'
 import { type NativeTransformer, native } from '../native'
-import type { LoraRecipe, Precision } from '../recipe-types'
+import type { ComputeDtype, LoraRecipe, Quantization } from '../recipe-types'
 import { Parameter } from '../tensor/parameter'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
 import { Tensor } from '../tensor/tensor'
@@ -37,6 +37,16 @@ export interface Flux2Config {
   eps?: number
   /** Whether the model is told the guidance scale. Default true. */
   guidance_embeds?: boolean
+}
+
+/** In what types a transformer is loaded. */
+export interface LoadOptions {
+  /** Type of activations, and of weights. Default `float32`. */
+  dtype?: ComputeDtype
+  /** What the weights of a frozen base are kept in instead. Default `none`. */
+  quantization?: Quantization
+  /** Keep the weights in float32, whatever they are multiplied in, so that all of them can be trained. Default false. */
+  trainable?: boolean
 }
 
 /** What the transformer takes. */
@@ -86,7 +96,8 @@ export interface SampleLatentsOptions extends WatchOptions {
 
 /**
  * The FLUX.2 transformer, `Flux2Transformer2DModel` of diffusers: noisy latents, text and σ in, velocity ε − x₀ out.
- * Weights are frozen until {@link addLora} or {@link setTrainable}. Inputs and predictions are float32 in every precision.
+ * Weights are frozen until {@link addLora} or {@link setTrainable}. Inputs and
+ * predictions are float32, whatever it computes in.
  */
 export class Flux2Transformer {
   /** Geometry, complete. */
@@ -103,14 +114,13 @@ export class Flux2Transformer {
   /**
    * Loads the transformer of a model folder, or of a transformer's own folder, in diffusers' layout.
    *
-   * @param options `precision`: types of weights and of computation. Default `float32`
+   * @param options types of weights and of computation. Default: float32, not quantised
    * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
    */
-  static async load(
-    path: string,
-    { precision = 'float32' }: { precision?: Precision } = {},
-  ): Promise<Flux2Transformer> {
-    return new Flux2Transformer(await guardAsync(() => native().Flux2Transformer.load(resolve(path), precision)))
+  static async load(path: string, options: LoadOptions = {}): Promise<Flux2Transformer> {
+    return new Flux2Transformer(
+      await guardAsync(() => native().Flux2Transformer.load(resolve(path), JSON.stringify(options))),
+    )
   }
 
   /**
@@ -118,18 +128,19 @@ export class Flux2Transformer {
    *
    * @param config what is left out is FLUX.2 dev's
    * @param from `weights` under diffusers' names, float32; or a `seed` for random ones (PyTorch's initialisation of
-   * linear layers, norms at 1). Default: seed 0. `precision`: types of weights and of computation. Default `float32`
+   * linear layers, norms at 1). Default: seed 0. With them, types of weights and of computation
    * @throws FlowtuneError `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `RECIPE_INVALID` for a key or value that is no geometry
    */
   static async fromConfig(
     config: Flux2Config,
-    from: ({ weights: StateDict; seed?: never } | { seed?: number; weights?: never }) & { precision?: Precision } = {},
+    from: ({ weights: StateDict; seed?: never } | { seed?: number; weights?: never }) & LoadOptions = {},
   ): Promise<Flux2Transformer> {
     const [names, handles] = namesAndHandles(from.weights ?? {})
     const seed = from.weights ? undefined : (from.seed ?? 0)
-    const [json, precision] = [JSON.stringify(config), from.precision ?? 'float32']
+    const { weights: _weights, seed: _seed, ...options } = from
+    const [json, optionsJson] = [JSON.stringify(config), JSON.stringify(options)]
     return new Flux2Transformer(
-      await guardAsync(() => native().Flux2Transformer.fromConfig(json, names, handles, seed, precision)),
+      await guardAsync(() => native().Flux2Transformer.fromConfig(json, names, handles, seed, optionsJson)),
     )
   }
 
@@ -146,12 +157,12 @@ export class Flux2Transformer {
   /**
    * Freezes or unfreezes every weight: `setTrainable(true)` is full fine-tuning.
    *
-   * @throws FlowtuneError `INVALID_ARGUMENT` for bfloat16 weights, which would round most updates away
+   * @throws FlowtuneError `INVALID_ARGUMENT` when the weights are not float32; see {@link LoadOptions.trainable}
    */
   setTrainable(trainable: boolean): void {
-    if (trainable && this.parameters.some(({ tensor }) => tensor.dtype === 'bfloat16')) {
-      const advice = "load the model with precision: 'mixed' to train all of it, or call addLora"
-      throw new FlowtuneError('INVALID_ARGUMENT', `weights in bfloat16 would round most updates away; ${advice}`)
+    if (trainable && this.parameters.some(({ dtype }) => dtype !== 'float32')) {
+      const advice = 'load the model with trainable: true to train all of it, or call addLora'
+      throw new FlowtuneError('INVALID_ARGUMENT', `weights that are not float32 would lose their updates; ${advice}`)
     }
     for (const parameter of this.parameters) parameter.trainable = trainable
   }

@@ -1,6 +1,6 @@
 import { guard } from '../errors'
 import { type NativeParameter, native } from '../native'
-import { Tensor } from './tensor'
+import { type DType, Tensor } from './tensor'
 
 /**
  * A named weight: of a model, or one's own.
@@ -37,6 +37,11 @@ export class Parameter {
   /** Extents, outermost first. */
   get shape(): readonly number[] {
     return this.handle.shape
+  }
+
+  /** Type of its elements. `int8` has a scale for each row beside them; {@link tensor} is then for looking at shapes. */
+  get dtype(): DType | 'int8' {
+    return this.handle.dtype as DType | 'int8'
   }
 
   /** Whether it receives gradients. */

@@ -15,6 +15,8 @@ pub enum DType {
     F64,
     /// Token and position ids.
     I64,
+    /// Integers of a byte with a scale for each row: weights of a frozen model, `[out, in]`.
+    I8,
 }
 
 impl DType {
@@ -26,6 +28,7 @@ impl DType {
             Self::F32 => "float32",
             Self::F64 => "float64",
             Self::I64 => "int64",
+            Self::I8 => "int8",
         }
     }
 
@@ -35,6 +38,7 @@ impl DType {
             Self::BF16 | Self::F16 => 2,
             Self::F32 => 4,
             Self::F64 | Self::I64 => 8,
+            Self::I8 => 1,
         }
     }
 }

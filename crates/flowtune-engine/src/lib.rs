@@ -21,6 +21,7 @@ mod cpu;
 mod dtype;
 mod error;
 mod graph;
+mod int8;
 pub mod ops;
 mod param;
 mod tape;

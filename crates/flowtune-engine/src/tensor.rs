@@ -8,12 +8,19 @@ use candle_core::{CpuStorage, Storage, backend::BackendStorage};
 use crate::cpu::parallel;
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
+use crate::int8::Int8Rows;
 
 /// A contiguous, row-major, immutable array. Clones and reshapes share storage.
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Arc<Storage>,
+    storage: Arc<Data>,
     shape: Vec<usize>,
+}
+
+/// Where the elements are.
+enum Data {
+    Plain(Storage),
+    Int8(Int8Rows),
 }
 
 impl Tensor {
@@ -31,7 +38,7 @@ impl Tensor {
     /// As [`Tensor::from_vec`] where the caller has counted.
     pub(crate) fn new<T: Element>(data: Vec<T>, shape: &[usize]) -> Self {
         debug_assert_eq!(data.len(), shape.iter().product::<usize>());
-        let storage = Arc::new(Storage::Cpu(T::to_cpu_storage_owned(data)));
+        let storage = Arc::new(Data::Plain(Storage::Cpu(T::to_cpu_storage_owned(data))));
         Self { storage, shape: shape.to_vec() }
     }
 
@@ -48,6 +55,7 @@ impl Tensor {
             DType::F32 => Self::full(0f32, shape),
             DType::F64 => Self::full(0f64, shape),
             DType::I64 => Self::full(0i64, shape),
+            DType::I8 => Self::full(0f32, shape).quantised(),
         }
     }
 
@@ -79,7 +87,10 @@ impl Tensor {
     /// Element type.
     pub fn dtype(&self) -> DType {
         use candle_core::DType as C;
-        match self.storage.dtype() {
+        let Data::Plain(storage) = &*self.storage else {
+            return DType::I8;
+        };
+        match storage.dtype() {
             C::BF16 => DType::BF16,
             C::F16 => DType::F16,
             C::F64 => DType::F64,
@@ -99,12 +110,13 @@ impl Tensor {
     /// When the tensor is not of type `T` or not in host memory.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         match &*self.storage {
-            Storage::Cpu(s) => T::cpu_storage_as_slice(s).map_err(|_| Error::DType {
+            Data::Plain(Storage::Cpu(s)) => T::cpu_storage_as_slice(s).map_err(|_| Error::DType {
                 op: "as_slice",
                 expected: T::KIND.name(),
                 got: self.dtype().name(),
             }),
-            _ => Err(Error::Device { op: "as_slice" }),
+            Data::Plain(_) => Err(Error::Device { op: "as_slice" }),
+            Data::Int8(_) => Err(Error::DType { op: "as_slice", expected: T::KIND.name(), got: self.dtype().name() }),
         }
     }
 
@@ -119,7 +131,7 @@ impl Tensor {
         let got = self.dtype().name();
         let wrong = Error::DType { op: "as_mut_slice", expected: T::KIND.name(), got };
         match Arc::get_mut(&mut self.storage) {
-            Some(Storage::Cpu(s)) => T::slice_mut(s).ok_or(wrong),
+            Some(Data::Plain(Storage::Cpu(s))) => T::slice_mut(s).ok_or(wrong),
             _ => Err(Error::Device { op: "as_mut_slice" }),
         }
     }
@@ -165,19 +177,47 @@ impl Tensor {
         if self.dtype() == dtype {
             return Ok(self.clone());
         }
-        let Storage::Cpu(s) = &*self.storage else {
+        if let Data::Int8(rows) = &*self.storage {
+            return Self::new(rows.dequantised(), &self.shape).to_dtype(dtype);
+        }
+        let Data::Plain(Storage::Cpu(s)) = &*self.storage else {
             return Err(Error::Device { op: "to_dtype" });
         };
         if dtype == DType::I64 || self.dtype() == DType::I64 {
             let (expected, got) = ("a floating type", DType::I64.name());
             return Err(Error::DType { op: "to_dtype", expected, got });
         }
+        if dtype == DType::I8 {
+            return Ok(match self.dtype() {
+                DType::F32 | DType::BF16 => self.quantised(),
+                _ => self.to_dtype(DType::F32)?.quantised(),
+            });
+        }
         if let Some(cast) = self.rounded(dtype) {
             return cast;
         }
         let layout = candle_core::Layout::contiguous(self.shape.as_slice());
         let cast = s.to_dtype(&layout, to_candle(dtype))?;
-        Ok(Self { storage: Arc::new(Storage::Cpu(cast)), shape: self.shape.clone() })
+        Ok(Self { storage: Arc::new(Data::Plain(Storage::Cpu(cast))), shape: self.shape.clone() })
+    }
+
+    /// float32 or bfloat16 rounded to int8, row by row.
+    fn quantised(&self) -> Self {
+        let cols = self.last_dim();
+        let rows = match &*self.storage {
+            Data::Plain(Storage::Cpu(CpuStorage::BF16(data))) => Int8Rows::quantised(data, cols),
+            Data::Plain(Storage::Cpu(CpuStorage::F32(data))) => Int8Rows::quantised(data, cols),
+            _ => return self.clone(),
+        };
+        Self { storage: Arc::new(Data::Int8(rows)), shape: self.shape.clone() }
+    }
+
+    /// The rows of a tensor in int8.
+    pub(crate) fn int8_rows(&self) -> Option<&Int8Rows> {
+        match &*self.storage {
+            Data::Int8(rows) => Some(rows),
+            Data::Plain(_) => None,
+        }
     }
 
     /// The casts of a bfloat16 computation, by all threads.
@@ -219,11 +259,11 @@ impl Tensor {
         shape[0] = count;
         let range = start * row..(start + count) * row;
         match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
-            Storage::Cpu(CpuStorage::F64(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
-            Storage::Cpu(CpuStorage::BF16(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
-            Storage::Cpu(CpuStorage::F16(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
-            Storage::Cpu(CpuStorage::I64(d)) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Data::Plain(Storage::Cpu(CpuStorage::F32(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Data::Plain(Storage::Cpu(CpuStorage::F64(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Data::Plain(Storage::Cpu(CpuStorage::BF16(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Data::Plain(Storage::Cpu(CpuStorage::F16(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
+            Data::Plain(Storage::Cpu(CpuStorage::I64(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
             _ => Err(Error::Device { op: "rows" }),
         }
     }
@@ -265,7 +305,7 @@ fn to_candle(dtype: DType) -> candle_core::DType {
         DType::F16 => candle_core::DType::F16,
         DType::F32 => candle_core::DType::F32,
         DType::F64 => candle_core::DType::F64,
-        DType::I64 => candle_core::DType::I64,
+        DType::I64 | DType::I8 => candle_core::DType::I64,
     }
 }
 

@@ -30,7 +30,7 @@ use crate::options::FlowMatchingOptions;
 /// #     guidance_embeds: false,
 /// #     ..Flux2Config::default()
 /// # };
-/// let model = Flux2Transformer::random(config, 0, Precision::Float32)?;
+/// let model = Flux2Transformer::random(config, 0, Precision::FLOAT32)?;
 /// let params = add_lora(&model, &LoraConfig::default(), 0)?;
 /// let adapter = Flux2Adapter { use_guidance_embeds: model.config().guidance_embeds, ..Flux2Adapter::default() };
 /// let pipeline = FlowMatchingPipeline::new(adapter, FlowMatchingOptions::default(), None);

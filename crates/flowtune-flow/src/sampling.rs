@@ -20,7 +20,7 @@
 //! #     guidance_embeds: false,
 //! #     ..Flux2Config::default()
 //! # };
-//! let model = Flux2Transformer::random(config, 0, Precision::Float32)?;
+//! let model = Flux2Transformer::random(config, 0, Precision::FLOAT32)?;
 //! let inputs = SampleInputs {
 //!     text_embeddings: Tensor::full(0.5f32, &[1, 4, 6]),
 //!     negative_text_embeddings: None,

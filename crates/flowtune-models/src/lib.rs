@@ -17,5 +17,5 @@ mod weights;
 pub use error::{Error, Result};
 pub use folder::{ModelFolder, SchedulerConfig};
 pub use linear::{Linear, Lora};
-pub use precision::Precision;
+pub use precision::{ComputeDtype, Precision, Quantization};
 pub use weights::{Weights, read_metadata, read_safetensors, replace_file, save_safetensors};

@@ -3,32 +3,67 @@
 use flowtune_engine::DType;
 use serde::{Deserialize, Serialize};
 
-/// Types of weights and of computation. Sums, norms, softmax, the loss, adapters and optimizers are float32 in each.
+/// Type of activations, and of weights unless they are quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Weights and computation in float32.
+pub enum ComputeDtype {
+    /// 32 bits.
     #[default]
     Float32,
-    /// Weights and computation in bfloat16: for LoRA, whose base does not change.
+    /// 16 bits, with the range of float32.
     Bfloat16,
-    /// Weights in float32, computation in bfloat16: for full fine-tuning, whose updates bfloat16 would round away.
-    Mixed,
+}
+
+/// How the weights of a frozen base are made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// Not at all.
+    #[default]
+    None,
+    /// The blocks' weights are bytes with a scale for each output; activations are rounded to bytes token by token when
+    /// they meet them.
+    Int8,
+}
+
+/// Types of weights and of computation. Sums, norms, the residual stream, softmax, the loss, adapters and optimizers are
+/// float32 in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Precision {
+    /// Type of activations, and of weights.
+    pub dtype: ComputeDtype,
+    /// What the weights of a frozen base are kept in instead.
+    pub quantization: Quantization,
+    /// Whether the base itself will be trained: its weights then stay in float32, whatever they are multiplied in, for
+    /// bfloat16 would round most updates away.
+    pub trainable: bool,
 }
 
 impl Precision {
-    /// Type of activations, and of the weights as they are multiplied.
+    /// Everything in float32.
+    pub const FLOAT32: Self = Self { dtype: ComputeDtype::Float32, quantization: Quantization::None, trainable: false };
+    /// A frozen base in bfloat16.
+    pub const BFLOAT16: Self = Self { dtype: ComputeDtype::Bfloat16, ..Self::FLOAT32 };
+    /// A frozen base in int8, activations in bfloat16.
+    pub const INT8: Self = Self { quantization: Quantization::Int8, ..Self::BFLOAT16 };
+
+    /// Type of activations.
     pub fn compute(self) -> DType {
-        match self {
-            Self::Float32 => DType::F32,
-            Self::Bfloat16 | Self::Mixed => DType::BF16,
+        match self.dtype {
+            ComputeDtype::Float32 => DType::F32,
+            ComputeDtype::Bfloat16 => DType::BF16,
         }
     }
 
-    /// Type that a weight of this shape is kept in. Weights of norms are few, and stay float32.
-    pub fn weight(self, shape: &[usize]) -> DType {
-        match (self, shape.len()) {
-            (Self::Bfloat16, 2) => DType::BF16,
+    /// Type that a weight is kept in. Those of norms are few and stay float32; those outside the blocks are not quantised,
+    /// for all that the blocks see goes through them.
+    pub fn weight(self, name: &str, shape: &[usize]) -> DType {
+        let in_block = name.starts_with("transformer_blocks.") || name.starts_with("single_transformer_blocks.");
+        match (self.trainable, shape.len(), self.quantization) {
+            (true, ..) => DType::F32,
+            (false, 2, Quantization::Int8) if in_block => DType::I8,
+            (false, 2, _) => self.compute(),
             _ => DType::F32,
         }
     }

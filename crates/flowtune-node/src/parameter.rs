@@ -38,6 +38,12 @@ impl Parameter {
         self.inner.name()
     }
 
+    /// Type of its elements.
+    #[napi(getter)]
+    pub fn dtype(&self) -> &'static str {
+        self.inner.value().dtype().name()
+    }
+
     /// Whether it receives gradients.
     #[napi(getter)]
     pub fn trainable(&self) -> bool {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use flowtune_engine::{Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
+use flowtune_models::Weights;
 use flowtune_models::lora::{add_lora, load_lora, lora_config, lora_params, remove_lora, save_lora};
 use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer};
-use flowtune_models::{Precision, Weights};
-use flowtune_train::{lora_options, transformer_config};
+use flowtune_train::{load_options, lora_options, transformer_config};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -47,9 +47,9 @@ pub struct InputTensors {
 impl Flux2Transformer {
     /// A promise of the transformer of a model folder, or of a transformer's own folder.
     #[napi(ts_return_type = "Promise<Flux2Transformer>")]
-    pub fn load<'env>(env: &'env Env, path: String, precision: String) -> napi::Result<Object<'env>> {
+    pub fn load<'env>(env: &'env Env, path: String, options_json: String) -> napi::Result<Object<'env>> {
         promise(env, move || {
-            Ok(Self { inner: Arc::new(Transformer::open(Path::new(&path), precision_named(&precision)?)?) })
+            Ok(Self { inner: Arc::new(Transformer::open(Path::new(&path), load_options(&options_json)?)?) })
         })
     }
 
@@ -61,11 +61,11 @@ impl Flux2Transformer {
         names: Vec<String>,
         tensors: Vec<&Tensor>,
         seed: Option<f64>,
-        precision: String,
+        options_json: String,
     ) -> napi::Result<Object<'env>> {
         let weights = by_name(names, &tensors);
         promise(env, move || {
-            let (config, precision) = (transformer_config(&config_json)?, precision_named(&precision)?);
+            let (config, precision) = (transformer_config(&config_json)?, load_options(&options_json)?);
             let model = match seed {
                 Some(seed) => Transformer::random(config, seed as u64, precision)?,
                 None => Transformer::load(config, &Weights::from_tensors(weights?), precision)?,
@@ -204,13 +204,6 @@ impl SampleTensors {
             guidance_scale: self.guidance_scale,
         })
     }
-}
-
-fn precision_named(name: &str) -> Result<Precision, Failure> {
-    serde_json::from_value(name.into()).map_err(|_| {
-        let message = format!("`precision` must be one of float32, bfloat16, mixed, got \"{name}\"");
-        Failure::new("INVALID_ARGUMENT", message)
-    })
 }
 
 fn text(path: PathBuf) -> String {

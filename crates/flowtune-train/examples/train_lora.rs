@@ -40,7 +40,7 @@ pub fn train(out: &Path) -> Result<Vec<f64>, Box<dyn Error>> {
     recipe.data.cache_dir = out.join("cache");
     let session = Session::open(&recipe, &|_| Ok(()), &Control::default())?;
 
-    let model = Flux2Transformer::open(&recipe.model.path, recipe.model.precision)?;
+    let model = Flux2Transformer::open(&recipe.model.path, recipe.precision())?;
     let config = LoraConfig { rank: 8, alpha: 8.0, ..LoraConfig::default() };
     let params = add_lora(&model, &config, SEED)?;
 

@@ -66,9 +66,9 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     let model = match (&run_dir, recipe.mode) {
         (Some(dir), Mode::Full) => {
             let weights = flowtune_models::Weights::open(dir.join("transformer"))?;
-            Flux2Transformer::load(session.folder.config("transformer")?, &weights, recipe.model.precision)?
+            Flux2Transformer::load(session.folder.config("transformer")?, &weights, recipe.precision())?
         }
-        _ => session.folder.transformer(recipe.model.precision)?,
+        _ => session.folder.transformer(recipe.precision())?,
     };
     if let (Some(dir), Mode::Lora) = (&run_dir, recipe.mode) {
         load_lora(&model, &dir.join("lora"))?;

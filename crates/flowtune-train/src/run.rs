@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
             Error::Data(DataError::Cancelled) => Error::Cancelled { checkpoint: None },
             other => other,
         })?;
-        let model = session.folder.transformer(recipe.model.precision)?;
+        let model = session.folder.transformer(recipe.precision())?;
         let trainable = Trainable::new(&model, &recipe)?;
         let pipeline = session.pipeline(&recipe, model.config().guidance_embeds);
         let optimizer = AdamW::new(trainable.params.clone(), recipe.optimizer.clone());

@@ -74,7 +74,7 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;
-    let model = folder.transformer(Precision::Float32)?;
+    let model = folder.transformer(Precision::FLOAT32)?;
     if let Some(lora) = &options.lora {
         load_lora(&model, lora)?;
     }

@@ -17,7 +17,7 @@ fn train_lora_leaves_a_lora_of_the_model() {
     assert!(losses.iter().all(|loss| loss.is_finite()));
     let model = Flux2Transformer::open(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/flux2-tiny"),
-        flowtune_models::Precision::Float32,
+        flowtune_models::Precision::FLOAT32,
     )
     .unwrap();
     let params = load_lora(&model, out.path()).unwrap();

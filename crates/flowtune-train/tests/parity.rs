@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flowtune_models::Precision;
+use flowtune_models::{ComputeDtype, Quantization};
 use flowtune_train::Control;
 use flowtune_train::verify::{CaseReport, VerifyOptions, verify};
 
@@ -17,9 +17,15 @@ fn describe(case: &CaseReport) -> String {
 
 #[test]
 fn every_case_is_within_its_bounds() {
-    let report =
-        verify(VerifyOptions { paths: vec![fixtures("cases")], precision: Precision::Float32 }, &Control::default())
-            .unwrap();
+    let report = verify(
+        VerifyOptions {
+            paths: vec![fixtures("cases")],
+            dtype: ComputeDtype::Float32,
+            quantization: Quantization::None,
+        },
+        &Control::default(),
+    )
+    .unwrap();
     for case in &report.cases {
         let worst = case.tensors.iter().map(|t| t.error / t.bound.max(1e-30)).fold(0.0, f64::max);
         println!("{:20} {:3} tensors, worst at {:.3} of its bound", case.name, case.tensors.len(), worst);
@@ -31,9 +37,15 @@ fn every_case_is_within_its_bounds() {
 
 #[test]
 fn the_whole_pipeline_is_within_its_bounds() {
-    let report =
-        verify(VerifyOptions { paths: vec![fixtures("pipeline")], precision: Precision::Float32 }, &Control::default())
-            .unwrap();
+    let report = verify(
+        VerifyOptions {
+            paths: vec![fixtures("pipeline")],
+            dtype: ComputeDtype::Float32,
+            quantization: Quantization::None,
+        },
+        &Control::default(),
+    )
+    .unwrap();
     assert!(report.ok, "{}", describe(&report.cases[0]));
     assert_eq!(report.cases[0].tensors.len(), 12);
 }

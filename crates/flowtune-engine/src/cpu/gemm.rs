@@ -7,6 +7,8 @@ use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::parallel;
 use crate::cpu::product::{self, Bf16, F32, Panels, Term};
 use crate::dtype::Stored;
+use crate::error::{Error, Result};
+use crate::int8::{Int8Rows, Side};
 
 /// A type that matrices hold.
 pub(crate) trait Multiply: Stored {
@@ -18,6 +20,18 @@ pub(crate) trait Multiply: Stored {
         terms: &[Term<Self, Self>],
         threads: Threads,
     );
+
+    /// c (+)= x·Wᵀ or x·W with W in int8; rows of x adjacent.
+    ///
+    /// # Errors
+    /// When the type is too exact to meet int8.
+    fn multiply_int8<O: Stored<Compute = Self::Compute>>(
+        c: MatMut<O>,
+        write: Write,
+        x: &[Self],
+        weight: &Int8Rows,
+        side: Side,
+    ) -> Result<()>;
 
     /// `mat` as the right matrix of several products.
     fn panels(mat: Mat<Self>) -> Panels<Self>;
@@ -34,6 +48,17 @@ impl Multiply for f32 {
         product::product::<F32, O>(c, write, scale, terms, threads);
     }
 
+    fn multiply_int8<O: Stored<Compute = f32>>(
+        c: MatMut<O>,
+        write: Write,
+        x: &[f32],
+        weight: &Int8Rows,
+        side: Side,
+    ) -> Result<()> {
+        weight.multiply(c, write, x, side);
+        Ok(())
+    }
+
     fn panels(mat: Mat<f32>) -> Panels<f32> {
         Panels::packed(mat)
     }
@@ -48,6 +73,17 @@ impl Multiply for bf16 {
         threads: Threads,
     ) {
         product::product::<Bf16, O>(c, write, scale, terms, threads);
+    }
+
+    fn multiply_int8<O: Stored<Compute = f32>>(
+        c: MatMut<O>,
+        write: Write,
+        x: &[bf16],
+        weight: &Int8Rows,
+        side: Side,
+    ) -> Result<()> {
+        weight.multiply(c, write, x, side);
+        Ok(())
     }
 
     fn panels(mat: Mat<bf16>) -> Panels<bf16> {
@@ -68,6 +104,10 @@ impl Multiply for f64 {
             let write = if i == 0 { write } else { Write::Add };
             with_crate(&mut c, write, scale, term.a, term.b.unpacked(), threads);
         }
+    }
+
+    fn multiply_int8<O: Stored<Compute = f64>>(_: MatMut<O>, _: Write, _: &[f64], _: &Int8Rows, _: Side) -> Result<()> {
+        Err(Error::DType { op: "linear", expected: "bfloat16 or float32 beside an int8 weight", got: "float64" })
     }
 
     fn panels(mat: Mat<f64>) -> Panels<f64> {

@@ -63,6 +63,20 @@ pub(crate) fn rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mut [T
     out.par_chunks_mut(step * row.max(1)).enumerate().for_each(piece);
 }
 
+/// f(i, item i) for all items, each of which stands for `row` elements.
+pub(crate) fn items<T: Send>(items: Vec<T>, row: usize, f: impl Fn(usize, T) + Sync) {
+    let work = |(i, item)| {
+        vectorised(
+            #[inline(always)]
+            || f(i, item),
+        );
+    };
+    if stays() || items.len() * row <= GRAIN {
+        return items.into_iter().enumerate().for_each(work);
+    }
+    items.into_par_iter().with_min_len(grain_rows(row)).enumerate().for_each(work);
+}
+
 /// Σ over `rows` rows of what `f` adds to a vector of `width`: pieces in parallel, summed in order.
 pub(crate) fn sum_rows<T: crate::dtype::Real>(rows: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let step = grain_rows(width);

@@ -6,6 +6,7 @@ use crate::cpu::parallel::unfilled;
 use crate::cpu::product::Term;
 use crate::dtype::{Stored, with_real, with_stored};
 use crate::error::{Result, shape_error};
+use crate::int8::Side;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -167,40 +168,67 @@ fn one<T: Stored>() -> T::Compute {
     num_traits::One::one()
 }
 
-/// x·Wᵀ, and xa·Bᵀ of a low-rank addition.
-fn forward<T: Multiply, O: Stored<Compute = T::Compute>>(
+/// x·Wᵀ, and xa·Bᵀ of a low-rank addition. Before an int8 weight, x is rounded to int8 itself, token by token; the
+/// addition is not.
+fn forward<'a, T: Multiply, O: Stored<Compute = T::Compute>>(
     x: &Tensor,
     w: &Tensor,
-    lora: Option<(&[T], &Tensor)>,
+    lora: Option<(&'a [T], &'a Tensor)>,
     d: Dims,
 ) -> Result<Tensor> {
-    let w = w.to_dtype(T::KIND)?;
-    let mut terms = vec![Term { a: matrix(x, d.inputs)?, b: matrix::<T>(&w, d.inputs)?.t().into() }];
-    if let Some((xa, b)) = lora {
+    let term = |(xa, b): (&'a [T], &'a Tensor)| -> Result<Term<'a, T, T>> {
         let rank = b.dim(1);
-        terms.push(Term { a: Mat::new(xa, d.rows, rank), b: matrix::<T>(b, rank)?.t().into() });
-    }
+        Ok(Term { a: Mat::new(xa, d.rows, rank), b: matrix::<T>(b, rank)?.t().into() })
+    };
     let mut y = unfilled::<O>(d.rows * d.outputs);
-    T::multiply(MatMut::new(&mut y, d.outputs), Write::Set, one::<T>(), &terms, Threads::All);
+    let low_rank = lora.map(term).transpose()?;
+    combine(&mut y, d.outputs, x.as_slice()?, w, Side::Forward, low_rank, d)?;
     Ok(Tensor::new(y, &d.output_shape(x)))
 }
 
 /// g·W, and gb·A of a low-rank addition.
-fn input_gradient<T: Multiply>(
+fn input_gradient<'a, T: Multiply>(
     g: &Tensor,
     w: &Tensor,
-    lora: Option<(&[T], &Tensor)>,
+    lora: Option<(&'a [T], &'a Tensor)>,
     d: Dims,
     shape: &[usize],
 ) -> Result<Tensor> {
-    let w = w.to_dtype(T::KIND)?;
-    let mut terms = vec![Term { a: matrix(g, d.outputs)?, b: matrix::<T>(&w, d.inputs)?.into() }];
-    if let Some((gb, a)) = lora {
-        terms.push(Term { a: Mat::new(gb, d.rows, a.dim(0)), b: matrix::<T>(a, d.inputs)?.into() });
+    let term = |(gb, a): (&'a [T], &'a Tensor)| -> Result<Term<'a, T, T>> {
+        Ok(Term { a: Mat::new(gb, d.rows, a.dim(0)), b: matrix::<T>(a, d.inputs)?.into() })
+    };
+    let mut dx = unfilled::<T>(d.rows * d.inputs);
+    let low_rank = lora.map(term).transpose()?;
+    combine(&mut dx, d.inputs, g.as_slice()?, w, Side::InputGradient, low_rank, d)?;
+    Ok(Tensor::new(dx, shape))
+}
+
+/// out = x times the weight or its transpose, plus the low-rank term.
+fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
+    out: &mut [O],
+    cols: usize,
+    x: &[T],
+    w: &Tensor,
+    side: Side,
+    low_rank: Option<Term<T, T>>,
+    d: Dims,
+) -> Result<()> {
+    if let Some(weight) = w.int8_rows() {
+        let write = if low_rank.is_some() { Write::Add } else { Write::Set };
+        if let Some(term) = low_rank {
+            T::multiply(MatMut::new(out, cols), Write::Set, one::<T>(), &[term], Threads::All);
+        }
+        return T::multiply_int8(MatMut::new(out, cols), write, x, weight, side);
     }
-    let mut dx = unfilled(d.rows * d.inputs);
-    T::multiply(MatMut::new(&mut dx, d.inputs), Write::Set, one::<T>(), &terms, Threads::All);
-    Ok(Tensor::new::<T>(dx, shape))
+    let w = w.to_dtype(T::KIND)?;
+    let weight = matrix::<T>(&w, d.inputs)?;
+    let term = match side {
+        Side::Forward => Term { a: Mat::new(x, d.rows, d.inputs), b: weight.t().into() },
+        Side::InputGradient => Term { a: Mat::new(x, d.rows, d.outputs), b: weight.into() },
+    };
+    let terms: Vec<_> = std::iter::once(term).chain(low_rank).collect();
+    T::multiply(MatMut::new(out, cols), Write::Set, one::<T>(), &terms, Threads::All);
+    Ok(())
 }
 
 /// gᵀ·x, `[out, in]`.

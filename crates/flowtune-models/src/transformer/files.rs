@@ -34,13 +34,13 @@ impl Flux2Transformer {
     /// `CHECKPOINT_LAYOUT` when the config contradicts itself.
     pub fn random(config: Flux2Config, seed: u64, precision: Precision) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let model = Self::build(config, &mut |_, shape| {
+        let model = Self::build(config, &mut |name, shape| {
             let &[outputs, inputs] = shape else {
                 return Ok(Tensor::full(1f32, shape));
             };
             let bound = 1.0 / (inputs as f32).sqrt();
             let weight = (0..outputs * inputs).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>();
-            Ok(Tensor::from_vec(weight, shape)?.to_dtype(precision.weight(shape))?)
+            Ok(Tensor::from_vec(weight, shape)?.to_dtype(precision.weight(name, shape))?)
         })?;
         Ok(Self { compute: Some(precision.compute()), ..model })
     }
@@ -118,9 +118,9 @@ mod tests {
     #[test]
     fn what_is_saved_is_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let model = Flux2Transformer::random(tiny(), 3, Precision::Float32).unwrap();
+        let model = Flux2Transformer::random(tiny(), 3, Precision::FLOAT32).unwrap();
         model.save(&folder.path().join("transformer"), DType::F32).unwrap();
-        let back = Flux2Transformer::open(&folder.path().join("transformer"), Precision::Float32).unwrap();
+        let back = Flux2Transformer::open(&folder.path().join("transformer"), Precision::FLOAT32).unwrap();
         assert_eq!(back.config().axes_dims_rope, model.config().axes_dims_rope);
         for (a, b) in model.params().iter().zip(back.params()) {
             assert_eq!((a.name(), a.value().to_f32_vec().unwrap()), (b.name(), b.value().to_f32_vec().unwrap()));
@@ -130,14 +130,14 @@ mod tests {
     #[test]
     fn random_weights_are_those_of_the_seed_and_of_pytorchs_size() {
         let values = |seed| {
-            Flux2Transformer::random(tiny(), seed, Precision::Float32).unwrap().params()[0]
+            Flux2Transformer::random(tiny(), seed, Precision::FLOAT32).unwrap().params()[0]
                 .value()
                 .to_f32_vec()
                 .unwrap()
         };
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));
-        let model = Flux2Transformer::random(tiny(), 1, Precision::Float32).unwrap();
+        let model = Flux2Transformer::random(tiny(), 1, Precision::FLOAT32).unwrap();
         for param in model.params() {
             let (value, shape) = (param.value().to_f32_vec().unwrap(), param.value().shape().to_vec());
             let largest = value.iter().fold(0f32, |m, x| m.max(x.abs()));

@@ -71,7 +71,7 @@ impl Flux2Transformer {
     /// # Errors
     /// `WEIGHTS_MISSING` or `SHAPE_MISMATCH` naming the tensor.
     pub fn load(config: Flux2Config, weights: &Weights, precision: Precision) -> Result<Self> {
-        let source = &mut |name: &str, shape: &[usize]| weights.get_as(name, shape, precision.weight(shape));
+        let source = &mut |name: &str, shape: &[usize]| weights.get_as(name, shape, precision.weight(name, shape));
         Ok(Self { compute: Some(precision.compute()), ..Self::build(config, source)? })
     }
 

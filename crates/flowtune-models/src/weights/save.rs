@@ -85,7 +85,11 @@ fn header(tensors: &[&(String, Tensor)], metadata: Option<&HashMap<String, Strin
     for (name, tensor) in tensors {
         let data_offsets = [start, start + tensor.bytes()];
         start = data_offsets[1];
-        let entry = Entry::Tensor { dtype: dtype(tensor), shape: tensor.shape(), data_offsets };
+        let dtype = dtype(tensor).ok_or_else(|| {
+            let advice = "is int8 with a scale for each row; cast it to bfloat16 to write it";
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {advice}"))
+        })?;
+        let entry = Entry::Tensor { dtype, shape: tensor.shape(), data_offsets };
         if entries.insert(name, entry).is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("two tensors are called {name}")));
         }
@@ -96,14 +100,16 @@ fn header(tensors: &[&(String, Tensor)], metadata: Option<&HashMap<String, Strin
     Ok(header)
 }
 
-fn dtype(tensor: &Tensor) -> &'static str {
-    match tensor.dtype() {
+/// The format's name of a tensor's type; none for int8, whose scales the format has no place for.
+fn dtype(tensor: &Tensor) -> Option<&'static str> {
+    Some(match tensor.dtype() {
         DType::BF16 => "BF16",
         DType::F16 => "F16",
         DType::F32 => "F32",
         DType::F64 => "F64",
         DType::I64 => "I64",
-    }
+        DType::I8 => return None,
+    })
 }
 
 /// Supported targets are little-endian, as the format is.
@@ -113,6 +119,9 @@ fn write_elements(out: &mut impl Write, tensor: &Tensor) -> io::Result<()> {
         DType::F16 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f16>().map_err(io::Error::other)?)),
         DType::F32 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f32>().map_err(io::Error::other)?)),
         DType::F64 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f64>().map_err(io::Error::other)?)),
-        DType::I64 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<i64>().map_err(io::Error::other)?)),
+        // int8 has no header; it was refused there.
+        DType::I64 | DType::I8 => {
+            out.write_all(bytemuck::cast_slice(tensor.as_slice::<i64>().map_err(io::Error::other)?))
+        }
     }
 }

@@ -20,7 +20,7 @@ fn recipe(change: &str) -> Recipe {
 
 #[test]
 fn parameters_are_those_of_the_loaded_model() {
-    let model = Flux2Transformer::open(&root().join("models/flux2-tiny"), flowtune_models::Precision::Float32).unwrap();
+    let model = Flux2Transformer::open(&root().join("models/flux2-tiny"), flowtune_models::Precision::FLOAT32).unwrap();
     let count = |params: &[flowtune_engine::Param]| params.iter().map(|p| p.value().len() as u64).sum::<u64>();
     let all = count(model.params());
     let full = explain(&recipe(r#", "mode": "full""#)).unwrap();

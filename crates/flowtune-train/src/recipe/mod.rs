@@ -8,9 +8,12 @@ mod sections;
 
 use std::path::Path;
 
+use flowtune_models::Precision;
 use serde::{Deserialize, Serialize};
 
-pub use section::{flow_matching_options, lora_options, lr_schedule_options, optimizer_options, transformer_config};
+pub use section::{
+    flow_matching_options, load_options, lora_options, lr_schedule_options, optimizer_options, transformer_config,
+};
 pub use sections::{
     CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
     Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,
@@ -77,6 +80,12 @@ impl Recipe {
     /// `INTERNAL` when it cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map_err(|e| Error::Internal(format!("recipe to JSON: {e}")))
+    }
+
+    /// Types that the transformer is loaded in.
+    pub fn precision(&self) -> Precision {
+        let ModelRecipe { dtype, quantization, .. } = self.model;
+        Precision { dtype, quantization, trainable: self.mode == Mode::Full }
     }
 
     /// Samples of one optimizer step.

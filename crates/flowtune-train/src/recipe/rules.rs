@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use flowtune_models::Precision;
+use flowtune_models::{Precision, Quantization};
 
-use super::{Mode, Recipe};
+use super::Recipe;
 use crate::error::{Error, Result};
 
 /// Largest integer that JavaScript holds exactly.
@@ -149,6 +149,16 @@ impl Rule {
 }
 
 /// Checks what depends on more than one key, or is not a number.
+/// Integers do not learn.
+pub(super) fn check_quantization(precision: Precision, trains: &str) -> Result<()> {
+    match precision.trainable && precision.quantization != Quantization::None {
+        true => Err(Error::Recipe(format!(
+            "`quantization` must be none when {trains}: weights that train cannot be integers; train a LoRA instead"
+        ))),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
     let (data, flow) = (&recipe.data, &recipe.flow_matching);
     let refuse = |message: String| Err(Error::Recipe(message));
@@ -159,10 +169,7 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
             data.resolution
         ));
     }
-    if recipe.mode == Mode::Full && recipe.model.precision == Precision::Bfloat16 {
-        let why = "bfloat16 weights would round most updates away";
-        return refuse(format!("`model.precision` must be float32 or mixed when `mode` is full, got bfloat16: {why}"));
-    }
+    check_quantization(recipe.precision(), "`mode` is full")?;
     if data.train.is_empty() {
         return refuse("`data.train` must name at least one folder, got none".into());
     }

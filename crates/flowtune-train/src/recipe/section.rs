@@ -2,13 +2,14 @@
 //! messages are the recipe's.
 
 use flowtune_flow::FlowMatchingOptions;
+use flowtune_models::Precision;
 use flowtune_models::lora::LoraConfig;
 use flowtune_models::transformer::Flux2Config;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::explain::{advice, explain};
-use super::rules::{check, check_sigma_range};
+use super::rules::{check, check_quantization, check_sigma_range};
 use super::{LoraRecipe, LrScheduleRecipe, OptimizerRecipe};
 use crate::error::{Error, Result};
 
@@ -50,6 +51,16 @@ pub fn optimizer_options(json: &str) -> Result<OptimizerRecipe> {
 /// As [`flow_matching_options`].
 pub fn lr_schedule_options(json: &str) -> Result<LrScheduleRecipe> {
     section("lrSchedule", json)
+}
+
+/// In what types a transformer is loaded, from JSON: `dtype`, `quantization`, `trainable`.
+///
+/// # Errors
+/// As [`flow_matching_options`].
+pub fn load_options(json: &str) -> Result<Precision> {
+    let precision: Precision = serde_path_to_error::deserialize(&object(json)?).map_err(explain)?;
+    check_quantization(precision, "`trainable` is true")?;
+    Ok(precision)
 }
 
 /// Geometry of a transformer from JSON with the keys of diffusers' `config.json`. Keys that diffusers writes for itself

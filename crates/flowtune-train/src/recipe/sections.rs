@@ -6,7 +6,7 @@ use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
-use flowtune_models::Precision;
+use flowtune_models::{ComputeDtype, Quantization};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares an enum that is written in snake_case.
@@ -95,9 +95,12 @@ pub struct ModelRecipe {
     /// Train a step-distilled checkpoint all the same.
     #[serde(default)]
     pub allow_distilled: bool,
-    /// Types of the transformer's weights and of the computation; `bfloat16` is for LoRA, `mixed` for full fine-tuning.
+    /// Type that the transformer computes in, and of its weights; full fine-tuning keeps the weights in float32.
     #[serde(default)]
-    pub precision: Precision,
+    pub dtype: ComputeDtype,
+    /// What a LoRA's base is kept in instead.
+    #[serde(default)]
+    pub quantization: Quantization,
 }
 
 /// Images with a `.txt` caption of the same name beside each.

@@ -10,7 +10,7 @@ mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flowtune_models::Precision;
+use flowtune_models::{ComputeDtype, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
@@ -61,9 +61,12 @@ pub struct CaseReport {
 pub struct VerifyOptions {
     /// Cases, or folders of cases.
     pub paths: Vec<PathBuf>,
-    /// In what `train` cases are computed; the others are float32 only, and left out for another precision.
+    /// Type that `train` cases are computed in; the others are float32 only, and left out for another.
     #[serde(default)]
-    pub precision: Precision,
+    pub dtype: ComputeDtype,
+    /// What the base of their LoRAs is kept in.
+    #[serde(default)]
+    pub quantization: Quantization,
 }
 
 /// All cases.
@@ -86,12 +89,13 @@ pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport>
     for path in &options.paths {
         folders.extend(find(path)?);
     }
+    let precision = Precision { dtype: options.dtype, quantization: options.quantization, trainable: false };
     let mut cases = Vec::new();
     for (i, folder) in folders.iter().enumerate() {
         if control.is_cancelled() {
             return Err(Error::Cancelled { checkpoint: None });
         }
-        cases.extend(run(folder, options.precision));
+        cases.extend(run(folder, precision));
         let (done, total) = (i as u64 + 1, folders.len() as u64);
         control.emit(&Event::Progress { stage: "verifying".to_owned(), done, total });
     }
@@ -132,7 +136,7 @@ fn run(folder: &Path, precision: Precision) -> Option<CaseReport> {
 }
 
 fn compute(folder: &Path, precision: Precision, kind: &mut String) -> Result<Option<Vec<TensorCheck>>> {
-    let float32 = precision == Precision::Float32;
+    let float32 = precision == Precision::FLOAT32;
     if folder.join("expect.json").is_file() {
         *kind = "pipeline".to_owned();
         return float32.then(|| pipeline::run(folder)).transpose();

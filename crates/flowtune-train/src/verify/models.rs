@@ -67,7 +67,7 @@ pub(super) fn sample(case: &Case) -> Result<()> {
     let model = Flux2Transformer::load(
         info.transformer.clone(),
         &case.model_weights("transformer.")?,
-        flowtune_models::Precision::Float32,
+        flowtune_models::Precision::FLOAT32,
     )?;
     let vae = AutoencoderKLFlux2::load(info.vae, &case.model_weights("vae.")?)?;
     let negative = case.input("negative_text_embeddings")?;

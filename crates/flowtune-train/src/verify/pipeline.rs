@@ -50,7 +50,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
     }
     let model = ModelFolder::open(folder.join("pipeline"))?;
     let (tokenizer, encoder) = (model.tokenizer()?, model.text_encoder()?);
-    let (transformer, vae) = (model.transformer(flowtune_models::Precision::Float32)?, model.vae()?);
+    let (transformer, vae) = (model.transformer(flowtune_models::Precision::FLOAT32)?, model.vae()?);
     let mut checks = Vec::new();
     for (i, run) in expect.runs.iter().enumerate() {
         let want = |name: &str| {

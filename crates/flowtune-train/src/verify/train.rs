@@ -56,7 +56,7 @@ struct OptimizerInfo {
 /// In float32 all values are compared; in another precision the losses, and the directions of the gradients.
 pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
     let info: Info = case.info()?;
-    let float32 = precision == Precision::Float32;
+    let float32 = precision == Precision::FLOAT32;
     let (model, params) = model(case, &info, precision)?;
     let pipeline = pipeline(&info);
     let o = &info.optimizer;
@@ -98,11 +98,7 @@ fn model(case: &Case, info: &Info, precision: Precision) -> Result<(Flux2Transfo
     let (lora, base): (Vec<_>, Vec<_>) = case.weights("")?.into_iter().partition(|(name, _)| name.contains(".lora_"));
     let base_count = base.len();
     let weights = Weights::from_tensors(base.into_iter().collect());
-    // A base that trains keeps its weights in float32.
-    let precision = match (precision, info.mode) {
-        (Precision::Bfloat16, Mode::Full) => Precision::Mixed,
-        (precision, _) => precision,
-    };
+    let precision = Precision { trainable: info.mode == Mode::Full, ..precision };
     let model = Flux2Transformer::load(info.transformer.clone(), &weights, precision)?;
     if model.params().len() != base_count {
         return Err(Error::layout(case.folder(), "holds weights that the transformer does not have"));
