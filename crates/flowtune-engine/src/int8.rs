@@ -90,18 +90,25 @@ impl Int8Rows {
             Threads::All,
             #[inline(always)]
             |i, cols, sums| {
-                let (scale, excess) = (bytes.scales[i], &excess[cols.clone()]);
-                let factors = factors.map(|factors| &factors[cols.clone()]);
+                let scale = bytes.scales[i];
+                let exact = sums.iter().zip(&excess[cols.clone()]).map(|(&sum, &excess)| (sum - 128 * excess) as f32);
                 // SAFETY: each element of c belongs to one tile.
-                let c = unsafe { c.row(i, cols) };
-                for j in 0..c.len() {
-                    let exact = (sums[j] - 128 * excess[j]) as f32;
-                    let value = exact * factors.map_or(scale, |factors| scale * factors[j]);
-                    let before = if write == Write::Add { c[j].load() } else { 0.0 };
-                    c[j] = O::store(before + value);
+                let c = unsafe { c.row(i, cols.clone()) };
+                match factors {
+                    Some(factors) => put(c, write, exact.zip(&factors[cols]).map(|(exact, f)| exact * (scale * f))),
+                    None => put(c, write, exact.map(|exact| exact * scale)),
                 }
             },
         );
+    }
+}
+
+/// Writes or adds `values`: without a branch in the loop, so that it becomes vector instructions.
+#[inline(always)]
+fn put<O: Stored<Compute = f32>>(c: &mut [O], write: Write, values: impl Iterator<Item = f32>) {
+    match write {
+        Write::Set => c.iter_mut().zip(values).for_each(|(c, value)| *c = O::store(value)),
+        Write::Add => c.iter_mut().zip(values).for_each(|(c, value)| *c = O::store(c.load() + value)),
     }
 }
 

@@ -67,9 +67,15 @@ fn interleave<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, co
                 }
             }
             (4, true) => {
-                let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
-                for j in 0..count {
-                    out[j] = u32::from_le_bytes([r0[j], r1[j], r2[j], r3[j]]);
+                let rows = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
+                let mut done = 0;
+                #[cfg(target_arch = "x86_64")]
+                while done + 16 <= count {
+                    x86::interleave16(rows.map(|row| row[done..].first_chunk().unwrap_or(&[0; 16])), &mut out[done..]);
+                    done += 16;
+                }
+                for j in done..count {
+                    out[j] = u32::from_le_bytes(rows.map(|row| row[j]));
                 }
             }
             _ => {
@@ -113,6 +119,27 @@ fn transpose<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, cou
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+
+    /// Words of the bytes of four rows, as a transpose of 4 × 16 bytes.
+    #[inline(always)]
+    pub(super) fn interleave16(rows: [&[u8; 16]; 4], out: &mut [u32]) {
+        let out = &mut out[..16];
+        // SAFETY: SSE2 is part of x86-64; all loads and stores are of 16 bytes in arrays of that size.
+        unsafe {
+            let [r0, r1, r2, r3] = rows.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+            let (low01, high01) = (_mm_unpacklo_epi8(r0, r1), _mm_unpackhi_epi8(r0, r1));
+            let (low23, high23) = (_mm_unpacklo_epi8(r2, r3), _mm_unpackhi_epi8(r2, r3));
+            let words = [
+                _mm_unpacklo_epi16(low01, low23),
+                _mm_unpackhi_epi16(low01, low23),
+                _mm_unpacklo_epi16(high01, high23),
+                _mm_unpackhi_epi16(high01, high23),
+            ];
+            for (out, words) in out.chunks_exact_mut(4).zip(words) {
+                _mm_storeu_si128(out.as_mut_ptr().cast(), words);
+            }
+        }
+    }
 
     /// 16 rows of 16 words to 16 columns, `stride` words apart.
     ///
