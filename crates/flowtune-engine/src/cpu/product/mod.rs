@@ -259,21 +259,12 @@ impl<'a, K: Kind> Left<'a, K> {
         }
         let row_words = a.cols().div_ceil(per_word);
         let mut words = vec![0u32; a.rows() * row_words];
-        // Sixteen rows at a time: they are adjacent when the matrix is transposed.
+        let width = row_words * per_word;
         parallel::rows(
             &mut words,
-            16 * row_words,
+            SIDE * row_words,
             #[inline(always)]
-            |block, rows| {
-                let width = row_words * per_word;
-                let rows: &mut [K::Left] = bytemuck::cast_slice_mut(rows);
-                let count = rows.len() / width;
-                for k in 0..a.cols() {
-                    for i in 0..count {
-                        rows[i * width + k] = a.get(16 * block + i, k);
-                    }
-                }
-            },
+            |block, rows| copy_rows_of(a, block * SIDE, bytemuck::cast_slice_mut(rows), width),
         );
         Self::Copy { words, row_words }
     }
@@ -286,6 +277,32 @@ impl<'a, K: Kind> Left<'a, K> {
             Self::Copy { words, row_words } => {
                 (bytemuck::cast_slice::<u32, u8>(&words[i * row_words..])[k * size..].as_ptr(), row_words * 4)
             }
+        }
+    }
+}
+
+/// Side of the blocks in which a matrix is turned round.
+const SIDE: usize = 16;
+
+/// Rows of any matrix, from row `first` on, into rows of `width`.
+#[inline(always)]
+fn copy_rows_of<T: bytemuck::Pod>(a: &Mat<T>, first: usize, out: &mut [T], width: usize) {
+    let (count, cols) = (out.len() / width, a.cols());
+    let mut done = 0;
+    // Where rows are adjacent, both sides of a block are read and written in lines of cache.
+    if a.row_stride() == 1 && count == SIDE {
+        for k in (0..cols / SIDE * SIDE).step_by(SIDE) {
+            let block: [[T; SIDE]; SIDE] =
+                std::array::from_fn(|i| *a.column(k + i)[first..].first_chunk().unwrap_or(&[T::zeroed(); SIDE]));
+            for (i, row) in out.chunks_exact_mut(width).enumerate() {
+                row[k..k + SIDE].copy_from_slice(&block.map(|line| line[i]));
+            }
+        }
+        done = cols / SIDE * SIDE;
+    }
+    for (i, row) in out.chunks_exact_mut(width).enumerate() {
+        for (k, out) in row[..cols].iter_mut().enumerate().skip(done) {
+            *out = a.get(first + i, k);
         }
     }
 }
