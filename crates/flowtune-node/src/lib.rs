@@ -34,6 +34,12 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
+/// Gives the engine `count` threads, before its first operation.
+#[napi]
+pub fn set_num_threads(count: u32) -> Result<()> {
+    guarded(|| Ok(flowtune_engine::set_num_threads(count as usize)?))
+}
+
 /// A recipe (JSON), checked, with its defaults filled in and its paths made absolute from `base_dir`.
 #[napi]
 pub fn resolve_recipe(recipe_json: String, base_dir: String) -> Result<String> {

@@ -2,11 +2,13 @@
 //! out the same on every machine.
 
 use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use crate::cpu::simd::vectorised;
 use crate::dtype::Stored;
+use crate::error::{Error, Result};
 
 thread_local! {
     static STAY: Cell<bool> = const { Cell::new(false) };
@@ -34,6 +36,22 @@ impl Drop for Restore {
 /// Whether work must stay on the calling thread.
 pub(crate) fn stays() -> bool {
     STAY.get()
+}
+
+/// Gives the engine `count` threads instead of one for each core. Only before the first operation, and once: a second call
+/// changes nothing.
+///
+/// # Errors
+/// `INTERNAL` when the threads are running already, or cannot be started.
+pub fn set_num_threads(count: usize) -> Result<()> {
+    static SET: Mutex<bool> = Mutex::new(false);
+    let mut set = SET.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*set {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flowtune-{i}"));
+        pool.build_global().map_err(|_| Error::Tape("the number of threads must be set before the first operation"))?;
+        *set = true;
+    }
+    Ok(())
 }
 
 /// Elements below which a loop is not worth another thread.

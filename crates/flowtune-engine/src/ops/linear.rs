@@ -1,10 +1,10 @@
 //! Linear layers without bias, with an optional low-rank addition in the same operation.
 
-use crate::cpu::gemm::{Multiply, gemm};
+use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::parallel::unfilled;
 use crate::cpu::product::Term;
-use crate::dtype::{Stored, with_real, with_stored};
+use crate::dtype::{Element, Stored, with_real, with_stored};
 use crate::error::{Result, shape_error};
 use crate::int8::Side;
 use crate::tape::{Tape, Var};
@@ -52,14 +52,14 @@ impl Tape {
 
     fn plain<T: Multiply, O: Stored<Compute = T::Compute>>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let value = forward::<T, O>(&xs, &w, None, d)?;
+        let value = forward::<T, O>(&xs, &w, &[], d)?;
         Ok(self.record(&[x, weight], value, |needs| {
             // What only the gradient of the weight needs is not kept for a frozen one.
             let x_shape = xs.shape().to_vec();
             let saved = needs[1].then_some(xs);
             move |g: Tensor| {
                 let g = g.to_dtype(T::KIND)?;
-                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, None, d, &x_shape)).transpose()?;
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, &[], d, &x_shape)).transpose()?;
                 let dw = saved.map(|xs| weight_gradient::<T>(&g, &xs, d)).transpose()?;
                 Ok(vec![dx, dw])
             }
@@ -74,33 +74,92 @@ impl Tape {
         d: Dims,
     ) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let (a, b) = (lora.a.tensor().to_dtype(T::KIND)?, lora.b.tensor().to_dtype(T::KIND)?);
-        let (rank, scale) = (a.dim(0), <T::Compute as crate::Real>::of(lora.scale));
+        let (a, b) = (Parts::<T>::of_tensor(lora.a.tensor())?, Parts::<T>::of_tensor(lora.b.tensor())?);
+        let scale = <T::Compute as crate::Real>::of(lora.scale);
         // scale·x·Aᵀ
-        let xa = product::<T, T>(matrix(&xs, d.inputs)?, matrix::<T>(&a, d.inputs)?.t(), scale);
-        let value = forward::<T, O>(&xs, &w, Some((&xa, &b)), d)?;
+        let xa = Parts::<T>::of(&sum(&times(matrix(&xs, d.inputs)?, &a.transposed()), scale), a.rows);
+        let value = forward::<T, O>(&xs, &w, &cross(&xa.mats(), &b.transposed()), d)?;
         Ok(self.record(&[x, weight, lora.a, lora.b], value, |needs| {
             move |g: Tensor| {
                 let g = g.to_dtype(T::KIND)?;
-                let g_mat = matrix::<T>(&g, d.outputs)?;
+                let (x_mat, g_mat) = (matrix::<T>(&xs, d.inputs)?, matrix::<T>(&g, d.outputs)?);
                 // scale·g·B, which both the gradient of A and that of x need.
-                let gb = product::<T, T>(g_mat, matrix(&b, rank)?, scale);
-                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, Some((&gb, &a)), d, xs.shape())).transpose()?;
+                let gb = Parts::<T>::of(&sum(&times(g_mat, &b.mats()), scale), a.rows);
+                let low_rank = cross(&gb.mats(), &a.mats());
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, &low_rank, d, xs.shape())).transpose()?;
                 let dw = needs[1].then(|| weight_gradient::<T>(&g, &xs, d)).transpose()?;
-                let da = needs[2].then(|| -> Result<_> {
-                    let gradient =
-                        product::<T, T::Compute>(Mat::new(&gb, d.rows, rank).t(), matrix(&xs, d.inputs)?, one::<T>());
-                    Ok(Tensor::new(gradient, &[rank, d.inputs]))
-                });
-                // (gᵀ·xa) by way of its transpose, whose left matrix is the small one to turn round.
-                let db = needs[3].then(|| {
-                    let transposed = product::<T, T::Compute>(Mat::new(&xa, d.rows, rank).t(), g_mat, one::<T>());
-                    Tensor::new(turned(&transposed, rank, d.outputs), &[d.outputs, rank])
-                });
-                Ok(vec![dx, dw, da.transpose()?, db])
+                // The left matrices are the small ones, to turn round: (gᵀ·xa) comes by way of its transpose.
+                let da = needs[2].then(|| Tensor::new(gb.transposed_times(x_mat), &[a.rows, d.inputs]));
+                let db = needs[3].then(|| turned(&xa.transposed_times(g_mat), a.rows, d.outputs));
+                Ok(vec![dx, dw, da, db.map(|db| Tensor::new(db, &[d.outputs, a.rows]))])
             }
         }))
     }
+}
+
+/// A small matrix as a sum of matrices in T: itself, or in bfloat16 its rounding and the rounding of what that leaves. So
+/// adapters count with 16 bits of mantissa instead of 8, for a few more columns of a product.
+struct Parts<T> {
+    rows: usize,
+    cols: usize,
+    parts: Vec<Vec<T>>,
+}
+
+impl<T: Multiply> Parts<T> {
+    fn of_tensor(x: &Tensor) -> Result<Self> {
+        let x = x.to_dtype(<T::Compute as Element>::KIND)?;
+        Ok(Self::of(x.as_slice::<T::Compute>()?, x.last_dim()))
+    }
+
+    fn of(x: &[T::Compute], cols: usize) -> Self {
+        let round = |x: &[T::Compute]| x.iter().map(|&x| T::store(x)).collect::<Vec<T>>();
+        let mut parts = vec![round(x)];
+        if size_of::<T>() < size_of::<T::Compute>() {
+            let rest: Vec<_> = x.iter().zip(&parts[0]).map(|(&x, part)| x - part.load()).collect();
+            parts.push(round(&rest));
+        }
+        Self { rows: x.len() / cols.max(1), cols, parts }
+    }
+
+    fn mats(&self) -> Vec<Mat<'_, T>> {
+        self.parts.iter().map(|part| Mat::new(part, self.rows, self.cols)).collect()
+    }
+
+    fn transposed(&self) -> Vec<Mat<'_, T>> {
+        self.mats().into_iter().map(Mat::t).collect()
+    }
+
+    /// The transpose times `right`.
+    fn transposed_times(&self, right: Mat<T>) -> Vec<T::Compute> {
+        let terms: Vec<_> = self.transposed().into_iter().map(|part| term(part, right)).collect();
+        sum(&terms, one::<T>())
+    }
+}
+
+type Product<'a, T> = Term<'a, T, T>;
+
+fn term<'a, T>(a: Mat<'a, T>, b: Mat<'a, T>) -> Product<'a, T> {
+    Term { a, b: b.into() }
+}
+
+/// a times a sum.
+fn times<'a, T>(a: Mat<'a, T>, parts: &[Mat<'a, T>]) -> Vec<Product<'a, T>> {
+    parts.iter().map(|&b| term(a, b)).collect()
+}
+
+/// The product of two sums, without that of the remainders.
+fn cross<'a, T>(a: &[Mat<'a, T>], b: &[Mat<'a, T>]) -> Vec<Product<'a, T>> {
+    let (Some(&first), Some(&b_first)) = (a.first(), b.first()) else { return Vec::new() };
+    let rest = a[1..].iter().map(|&a| term(a, b_first));
+    times(first, b).into_iter().chain(rest).collect()
+}
+
+/// scale·Σ aᵢ·bᵢ.
+fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> {
+    let (rows, cols) = (terms[0].a.rows(), terms[0].b.unpacked().cols());
+    let mut c = unfilled(rows * cols);
+    T::multiply(MatMut::new(&mut c, cols), Write::Set, scale, terms, Threads::All);
+    c
 }
 
 /// x·Wᵀ + bias, forward only: x `[.., in]`, weight `[out, in]`, bias `[out]`.
@@ -110,7 +169,7 @@ impl Tape {
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
     with_real!(x.dtype(), "linear", T => {
-        let mut y = forward::<T, T>(x, weight, None, d)?;
+        let mut y = forward::<T, T>(x, weight, &[], d)?;
         if let Some(bias) = bias {
             let bias = bias.as_slice::<T>()?;
             for row in y.as_mut_slice::<T>()?.chunks_mut(d.outputs) {
@@ -168,80 +227,64 @@ fn one<T: Stored>() -> T::Compute {
     num_traits::One::one()
 }
 
-/// x·Wᵀ, and xa·Bᵀ of a low-rank addition. Before an int8 weight, x is rounded to int8 itself, token by token; the
-/// addition is not.
-fn forward<'a, T: Multiply, O: Stored<Compute = T::Compute>>(
+/// x·Wᵀ, and the low-rank terms. Before an int8 weight, x is rounded to int8 itself, token by token; the low-rank terms
+/// are not.
+fn forward<T: Multiply, O: Stored<Compute = T::Compute>>(
     x: &Tensor,
     w: &Tensor,
-    lora: Option<(&'a [T], &'a Tensor)>,
+    low_rank: &[Product<T>],
     d: Dims,
 ) -> Result<Tensor> {
-    let term = |(xa, b): (&'a [T], &'a Tensor)| -> Result<Term<'a, T, T>> {
-        let rank = b.dim(1);
-        Ok(Term { a: Mat::new(xa, d.rows, rank), b: matrix::<T>(b, rank)?.t().into() })
-    };
     let mut y = unfilled::<O>(d.rows * d.outputs);
-    let low_rank = lora.map(term).transpose()?;
-    combine(&mut y, d.outputs, x.as_slice()?, w, Side::Forward, low_rank, d)?;
+    combine(MatMut::new(&mut y, d.outputs), x.as_slice::<T>()?, w, Side::Forward, low_rank, d)?;
     Ok(Tensor::new(y, &d.output_shape(x)))
 }
 
-/// g·W, and gb·A of a low-rank addition.
-fn input_gradient<'a, T: Multiply>(
+/// g·W, and the low-rank terms.
+fn input_gradient<T: Multiply>(
     g: &Tensor,
     w: &Tensor,
-    lora: Option<(&'a [T], &'a Tensor)>,
+    low_rank: &[Product<T>],
     d: Dims,
     shape: &[usize],
 ) -> Result<Tensor> {
-    let term = |(gb, a): (&'a [T], &'a Tensor)| -> Result<Term<'a, T, T>> {
-        Ok(Term { a: Mat::new(gb, d.rows, a.dim(0)), b: matrix::<T>(a, d.inputs)?.into() })
-    };
     let mut dx = unfilled::<T>(d.rows * d.inputs);
-    let low_rank = lora.map(term).transpose()?;
-    combine(&mut dx, d.inputs, g.as_slice()?, w, Side::InputGradient, low_rank, d)?;
+    combine(MatMut::new(&mut dx, d.inputs), g.as_slice::<T>()?, w, Side::InputGradient, low_rank, d)?;
     Ok(Tensor::new(dx, shape))
 }
 
-/// out = x times the weight or its transpose, plus the low-rank term.
+/// out = x times the weight or its transpose, plus the low-rank terms.
 fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
-    out: &mut [O],
-    cols: usize,
+    mut out: MatMut<O>,
     x: &[T],
     w: &Tensor,
     side: Side,
-    low_rank: Option<Term<T, T>>,
+    low_rank: &[Product<T>],
     d: Dims,
 ) -> Result<()> {
     if let Some(weight) = w.int8_rows() {
-        let write = if low_rank.is_some() { Write::Add } else { Write::Set };
-        if let Some(term) = low_rank {
-            T::multiply(MatMut::new(out, cols), Write::Set, one::<T>(), &[term], Threads::All);
+        if low_rank.is_empty() {
+            return T::multiply_int8(out, Write::Set, x, weight, side);
         }
-        return T::multiply_int8(MatMut::new(out, cols), write, x, weight, side);
+        let rows = out.rows();
+        T::multiply(out.slice_rows(0, rows), Write::Set, one::<T>(), low_rank, Threads::All);
+        return T::multiply_int8(out, Write::Add, x, weight, side);
     }
     let w = w.to_dtype(T::KIND)?;
     let weight = matrix::<T>(&w, d.inputs)?;
-    let term = match side {
-        Side::Forward => Term { a: Mat::new(x, d.rows, d.inputs), b: weight.t().into() },
-        Side::InputGradient => Term { a: Mat::new(x, d.rows, d.outputs), b: weight.into() },
+    let base = match side {
+        Side::Forward => term(Mat::new(x, d.rows, d.inputs), weight.t()),
+        Side::InputGradient => term(Mat::new(x, d.rows, d.outputs), weight),
     };
-    let terms: Vec<_> = std::iter::once(term).chain(low_rank).collect();
-    T::multiply(MatMut::new(out, cols), Write::Set, one::<T>(), &terms, Threads::All);
+    let terms: Vec<_> = std::iter::once(base).chain(low_rank.iter().copied()).collect();
+    T::multiply(out, Write::Set, one::<T>(), &terms, Threads::All);
     Ok(())
 }
 
 /// gᵀ·x, `[out, in]`.
 fn weight_gradient<T: Multiply>(g: &Tensor, x: &Tensor, d: Dims) -> Result<Tensor> {
-    let gradient = product::<T, T::Compute>(matrix(g, d.outputs)?.t(), matrix(x, d.inputs)?, one::<T>());
+    let gradient = sum(&[term(matrix::<T>(g, d.outputs)?.t(), matrix(x, d.inputs)?)], one::<T>());
     Ok(Tensor::new(gradient, &[d.outputs, d.inputs]))
-}
-
-/// scale·a·b.
-fn product<T: Multiply, O: Stored<Compute = T::Compute>>(a: Mat<T>, b: Mat<T>, scale: T::Compute) -> Vec<O> {
-    let mut c = unfilled(a.rows() * b.cols());
-    gemm(MatMut::new(&mut c, b.cols()), Write::Set, scale, a, b, Threads::All);
-    c
 }
 
 /// The transpose of `[rows, cols]`.

@@ -64,6 +64,7 @@ kind!(
 );
 
 /// a·b.
+#[derive(Clone, Copy)]
 pub(crate) struct Term<'a, L, R> {
     /// `[m, k]`.
     pub(crate) a: Mat<'a, L>,
