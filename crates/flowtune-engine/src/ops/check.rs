@@ -282,6 +282,20 @@ fn attention() {
 }
 
 #[test]
+fn rms_norm_rope() {
+    let angles = numbers(3 * 2, 31);
+    let of = |f: fn(f64) -> f64| Tensor::new(angles.iter().map(|&a| f(a)).collect(), &[1, 3, 2]);
+    let table = RopeTable { cos: of(f64::cos), sin: of(f64::sin) };
+    let (cos, sin) = (twin(&table.cos), twin(&table.sin));
+    let op = |t: &Tape, v: &[Var]| t.rms_norm_rope(&v[0], &v[1], 1e-6, &table);
+    check("rms_norm_rope", &[&[2, 3, 2, 4], &[4]], op, |v| {
+        let normed = candle_nn::ops::rms_norm_slow(&v[0], &v[1], 1e-6)?;
+        let heads = normed.transpose(1, 2)?.contiguous()?;
+        candle_nn::rotary_emb::rope_i_slow(&heads, &cos.squeeze(0)?, &sin.squeeze(0)?)?.transpose(1, 2)
+    });
+}
+
+#[test]
 fn swiglu() {
     check("swiglu", &[&[2, 3, 10]], |t, v| t.swiglu(&v[0]), |v| v[0].narrow(2, 0, 5)?.silu()? * v[0].narrow(2, 5, 5)?);
 }

@@ -13,6 +13,7 @@ pub mod linear;
 pub mod loss;
 mod matmul;
 pub mod norm;
+mod norm_rope;
 pub mod optimizer;
 mod reduce;
 pub mod residual;

@@ -24,7 +24,7 @@ impl Tape {
     /// # Errors
     /// `SHAPE_MISMATCH` when the table does not fit x.
     pub fn rope(&self, x: &Var, table: &RopeTable) -> Result<Var> {
-        check(x.tensor(), table)?;
+        table.check(x.tensor())?;
         with_stored!(x.tensor().dtype(), "rope", T => {
             let value = rotate::<T>(x.tensor(), table, One::one())?;
             Ok(self.record(&[x], value, |_| {
@@ -36,17 +36,44 @@ impl Tape {
     }
 }
 
-fn check(x: &Tensor, table: &RopeTable) -> Result<()> {
-    let &[batch, tokens, _, head_dim] = x.shape() else {
-        return Err(shape_error("rope", "x", "[batch, tokens, heads, head_dim]", x.shape()));
-    };
-    for t in [&table.cos, &table.sin] {
-        let s = t.shape();
-        if s.len() != 3 || (s[0] != 1 && s[0] != batch) || s[1..] != [tokens, head_dim / 2] {
-            return Err(shape_error("rope", "table", format!("[1 or {batch}, {tokens}, {}]", head_dim / 2), s));
-        }
+impl RopeTable {
+    /// The angles of tokens `start..start + count`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when there are no such tokens.
+    pub fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        let cut = |x: &Tensor| -> Result<Tensor> {
+            let x = Var::constant(x.clone());
+            Ok(Tape::inference().narrow(&x, 1, start, count)?.into_tensor())
+        };
+        Ok(Self { cos: cut(&self.cos)?, sin: cut(&self.sin)? })
     }
-    Ok(())
+
+    pub(super) fn check(&self, x: &Tensor) -> Result<()> {
+        let &[batch, tokens, _, head_dim] = x.shape() else {
+            return Err(shape_error("rope", "x", "[batch, tokens, heads, head_dim]", x.shape()));
+        };
+        for t in [&self.cos, &self.sin] {
+            let s = t.shape();
+            if s.len() != 3 || (s[0] != 1 && s[0] != batch) || s[1..] != [tokens, head_dim / 2] {
+                return Err(shape_error("rope", "table", format!("[1 or {batch}, {tokens}, {}]", head_dim / 2), s));
+            }
+        }
+        Ok(())
+    }
+
+    /// cos and sin of row i of `[batch·tokens]`.
+    pub(super) fn angles<'a, T: Stored>(
+        &'a self,
+        tokens: usize,
+    ) -> Result<impl Fn(usize) -> (&'a [T::Compute], &'a [T::Compute]) + Sync + use<'a, T>> {
+        let (cos, sin) = (self.cos.as_slice::<T::Compute>()?, self.sin.as_slice::<T::Compute>()?);
+        let (half, shared) = (self.cos.last_dim(), self.cos.dim(0) == 1);
+        Ok(move |i: usize| {
+            let at = if shared { i % tokens } else { i } * half;
+            (&cos[at..][..half], &sin[at..][..half])
+        })
+    }
 }
 
 fn rotate<T: Stored>(x: &Tensor, table: &RopeTable, sign: T::Compute) -> Result<Tensor> {

@@ -68,13 +68,13 @@ impl Stream {
         })
     }
 
-    /// q, k (normalised) and v of x, `[batch, tokens, heads, head_dim]`.
-    fn qkv(&self, tape: &Tape, x: &Var, heads: usize, eps: f64) -> flowtune_engine::Result<[Var; 3]> {
+    /// q, k (normalised and rotated) and v of x, `[batch, tokens, heads, head_dim]`.
+    fn qkv(&self, tape: &Tape, x: &Var, heads: usize, eps: f64, rope: &RopeTable) -> flowtune_engine::Result<[Var; 3]> {
         let q = split_heads(tape, &self.q.forward(tape, x)?, heads)?;
         let k = split_heads(tape, &self.k.forward(tape, x)?, heads)?;
         let v = split_heads(tape, &self.v.forward(tape, x)?, heads)?;
-        let q = tape.rms_norm(&q, &tape.param(&self.norm_q), eps)?;
-        let k = tape.rms_norm(&k, &tape.param(&self.norm_k), eps)?;
+        let q = tape.rms_norm_rope(&q, &tape.param(&self.norm_q), eps, rope)?;
+        let k = tape.rms_norm_rope(&k, &tape.param(&self.norm_k), eps, rope)?;
         Ok([q, k, v])
     }
 
@@ -139,13 +139,16 @@ impl DoubleBlock {
         let [image_msa, image_mlp, text_msa, text_mlp] = [2, 5, 8, 11].map(|at| Modulation::of(&inputs[at..at + 3]));
         let normed_image = tape.layer_norm_modulate(image, image_msa.scale, image_msa.shift, self.eps, compute)?;
         let normed_text = tape.layer_norm_modulate(text, text_msa.scale, text_msa.shift, self.eps, compute)?;
-        let [qi, ki, vi] = self.image.qkv(tape, &normed_image, self.heads, self.eps)?;
-        let [qt, kt, vt] = self.text.qkv(tape, &normed_text, self.heads, self.eps)?;
-        let q = tape.rope(&tape.cat_tokens(&[&qt, &qi])?, rope)?;
-        let k = tape.rope(&tape.cat_tokens(&[&kt, &ki])?, rope)?;
+        let text_tokens = text.tensor().dim(1);
+        let text_rope = rope.narrow(0, text_tokens)?;
+        let image_rope = rope.narrow(text_tokens, image.tensor().dim(1))?;
+        let [qi, ki, vi] = self.image.qkv(tape, &normed_image, self.heads, self.eps, &image_rope)?;
+        let [qt, kt, vt] = self.text.qkv(tape, &normed_text, self.heads, self.eps, &text_rope)?;
+        let q = tape.cat_tokens(&[&qt, &qi])?;
+        let k = tape.cat_tokens(&[&kt, &ki])?;
         let v = tape.cat_tokens(&[&vt, &vi])?;
         let attention = tape.attention(&q, &k, &v)?;
-        let counts = [text.tensor().dim(1), image.tensor().dim(1)];
+        let counts = [text_tokens, image.tensor().dim(1)];
         let parts = tape.split_tokens(&attention, &counts)?;
         let text = self.text.finish(tape, text, &parts[0], [text_msa, text_mlp], self.eps)?;
         let image = self.image.finish(tape, image, &parts[1], [image_msa, image_mlp], self.eps)?;

@@ -53,8 +53,8 @@ impl SingleBlock {
         let q = split_heads(tape, &parts[0], self.heads)?;
         let k = split_heads(tape, &parts[1], self.heads)?;
         let v = split_heads(tape, &parts[2], self.heads)?;
-        let q = tape.rope(&tape.rms_norm(&q, &tape.param(&self.norm_q), self.eps)?, rope)?;
-        let k = tape.rope(&tape.rms_norm(&k, &tape.param(&self.norm_k), self.eps)?, rope)?;
+        let q = tape.rms_norm_rope(&q, &tape.param(&self.norm_q), self.eps, rope)?;
+        let k = tape.rms_norm_rope(&k, &tape.param(&self.norm_k), self.eps, rope)?;
         let attention = tape.attention(&q, &k, &v)?;
         let joined = tape.cat_last(&[&attention, &tape.swiglu(&parts[3])?])?;
         let out = self.out.forward(tape, &joined)?;
