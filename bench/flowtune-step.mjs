@@ -11,6 +11,8 @@ const { transformer, latents, textTokens } = geometries[name]
 const types = dtype === 'int8' ? { dtype: 'bfloat16', quantization: 'int8' } : { dtype, trainable: mode === 'full' }
 const model = await Flux2Transformer.fromConfig({ ...transformer, guidance_embeds: true }, { seed: 1, ...types })
 model.activationCheckpointing = checkpointing === 'checkpointed'
+// Gigabytes, instead: as much as fits is kept.
+if (Number(checkpointing)) model.memoryBudget = Number(checkpointing)
 if (mode === 'lora') await model.addLora({ rank: 16 })
 else model.setTrainable(true)
 const pipeline = createPipeline('flux2', { useGuidanceEmbeds: true })

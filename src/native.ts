@@ -70,7 +70,12 @@ export interface NativeCancelToken {
 export interface NativeTransformer {
   config(): string
   parameters(): NativeParameter[]
-  forward(inputs: NativeInputs, grad: boolean, activationCheckpointing: boolean): Promise<NativeTensor>
+  forward(
+    inputs: NativeInputs,
+    grad: boolean,
+    activationCheckpointing: boolean,
+    memoryBudget: number | undefined,
+  ): Promise<NativeTensor>
   addLora(optionsJson: string, seed: number): Promise<NativeParameter[]>
   loadLora(path: string): Promise<NativeParameter[]>
   saveLora(folder: string): Promise<string>
@@ -221,6 +226,7 @@ export interface NativeBinding {
   Parameter: new (name: string, value: NativeTensor) => NativeParameter
   Gradients: new () => NativeGradients
   AdamW: new (parameters: NativeParameter[], optionsJson: string) => NativeAdamW
+  setNumThreads(count: number): void
   learningRate(optionsJson: string, lr: number, totalSteps: number, index: number): number
   CancelToken: new () => NativeCancelToken
   Flux2Transformer: {
@@ -272,11 +278,24 @@ let binding: NativeBinding | undefined
 /**
  * The Rust core, loaded at the first call.
  *
- * @throws FlowtuneError `NATIVE_UNAVAILABLE` when there is no addon for this platform, or it cannot be loaded
+ * @throws FlowtuneError `NATIVE_UNAVAILABLE` when there is no addon for this platform, or it cannot be loaded;
+ * `INVALID_ARGUMENT` when `FLOWTUNE_NUM_THREADS` is no number of threads
  */
 export function native(): NativeBinding {
-  binding ??= load()
+  if (binding) return binding
+  const loaded = load()
+  const threads = threadsAskedFor(process.env.FLOWTUNE_NUM_THREADS)
+  if (threads) loaded.setNumThreads(threads)
+  binding = loaded
   return binding
+}
+
+function threadsAskedFor(text: string | undefined): number | undefined {
+  if (!text) return undefined
+  const count = Number(text)
+  if (Number.isInteger(count) && count >= 1 && count <= 1024) return count
+  const message = `FLOWTUNE_NUM_THREADS must be a whole number from 1 to 1024, got "${text}"; unset it for one per core`
+  throw new FlowtuneError('INVALID_ARGUMENT', message)
 }
 
 function load(): NativeBinding {

@@ -130,6 +130,11 @@ export interface TrainRecipe {
   seed?: number
   /** Recompute each block in the backward pass instead of keeping its activations. Default true. */
   activationCheckpointing?: boolean
+  /**
+   * Instead of all or none: keep the activations of as many blocks as fit while tensors take at most this many gigabytes
+   * (10⁹ bytes), weights and optimizer included, and recompute the others.
+   */
+  memoryBudget?: number
 }
 
 /** When to save everything that an exact resume needs. */

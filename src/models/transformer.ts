@@ -104,6 +104,11 @@ export class Flux2Transformer {
   readonly config: Readonly<Required<Flux2Config>>
   /** Recompute each block in the backward pass instead of keeping its activations. Default true. */
   activationCheckpointing = true
+  /**
+   * Instead of all or none: keep the activations of as many blocks as fit while all tensors of the process take at most this
+   * many gigabytes (10⁹ bytes), and recompute the others.
+   */
+  memoryBudget?: number
   readonly #handle: NativeTransformer
 
   private constructor(handle: NativeTransformer) {
@@ -182,7 +187,9 @@ export class Flux2Transformer {
       txtIds: Tensor.unwrap(inputs.txtIds),
       guidance: inputs.guidance && Tensor.unwrap(inputs.guidance),
     }
-    return Tensor.wrap(await guardAsync(() => this.#handle.forward(handles, grad, this.activationCheckpointing)))
+    const { activationCheckpointing, memoryBudget } = this
+    const prediction = () => this.#handle.forward(handles, grad, activationCheckpointing, memoryBudget)
+    return Tensor.wrap(await guardAsync(prediction))
   }
 
   /**

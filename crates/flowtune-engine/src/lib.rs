@@ -32,5 +32,5 @@ pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};
 pub use graph::Value;
 pub use param::{Param, ParamId};
-pub use tape::{Gradients, Tape, Var};
-pub use tensor::Tensor;
+pub use tape::{Gradients, Keep, Tape, Var};
+pub use tensor::{Tensor, live_bytes};

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::{Error, Result};
 use crate::ops::elementwise::add_tensors;
 use crate::param::{Param, ParamId};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, live_bytes};
 
 /// A value in a computation: a tensor, and its place on the tape if something trainable led to it.
 #[derive(Clone, Debug)]
@@ -183,27 +183,46 @@ impl Record {
     }
 }
 
+/// What a tape keeps of the functions given to [`Tape::checkpoint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All activations: nothing is computed twice.
+    Everything,
+    /// Inputs only: each function runs a second time in the backward.
+    Inputs,
+    /// All activations of as many functions as fit while all tensors in memory take at most this many bytes; inputs of the
+    /// others. The first function is kept, and measured.
+    Within(usize),
+}
+
 /// A recording of operations, made anew for every step.
 pub struct Tape {
     record: Option<RefCell<Record>>,
-    checkpointing: bool,
+    keep: Keep,
+    /// The most that a function kept.
+    largest: Cell<usize>,
     saw_trainable: Cell<bool>,
 }
 
 impl Tape {
-    /// A tape that records.
+    /// A tape that records, and keeps the inputs of checkpoints.
     pub fn new() -> Self {
-        Self { record: Some(RefCell::default()), checkpointing: true, saw_trainable: Cell::new(false) }
+        Self::keeping(Keep::Inputs)
     }
 
     /// A tape that records and keeps every activation: [`Tape::checkpoint`] runs its function as it is.
     pub fn without_checkpointing() -> Self {
-        Self { checkpointing: false, ..Self::new() }
+        Self::keeping(Keep::Everything)
+    }
+
+    /// A tape that records.
+    pub fn keeping(keep: Keep) -> Self {
+        Self { record: Some(RefCell::default()), keep, largest: Cell::new(0), saw_trainable: Cell::new(false) }
     }
 
     /// A tape that records nothing: inference.
     pub fn inference() -> Self {
-        Self { record: None, checkpointing: false, saw_trainable: Cell::new(false) }
+        Self { record: None, ..Self::keeping(Keep::Everything) }
     }
 
     /// `param` as a value: tracked when it is trainable and the tape records.
@@ -283,8 +302,11 @@ impl Tape {
     where
         F: Fn(&Tape, &[Var]) -> Result<Vec<Var>> + Send + 'static,
     {
-        if self.record.is_none() || !self.checkpointing {
-            return f(self, inputs);
+        if self.record.is_none() || self.keeps_next() {
+            let before = live_bytes();
+            let outputs = f(self, inputs)?;
+            self.largest.set(self.largest.get().max(live_bytes().saturating_sub(before)));
+            return Ok(outputs);
         }
         let inner = Tape::inference();
         let constants: Vec<Var> = inputs.iter().map(|v| Var::constant(v.tensor.clone())).collect();
@@ -297,6 +319,16 @@ impl Tape {
         let saved = inputs.to_vec();
         let run: Backward = Box::new(move |gradients, sink| recompute(f, &saved, gradients, sink));
         Ok(self.push(slots, values, run))
+    }
+
+    /// Whether the activations of one more function may stay.
+    fn keeps_next(&self) -> bool {
+        match self.keep {
+            Keep::Everything => true,
+            Keep::Inputs => false,
+            // Twice: for this one, and for one that is computed again while it is still there.
+            Keep::Within(budget) => live_bytes() + 2 * self.largest.get() <= budget,
+        }
     }
 
     /// Runs the tape backwards from `output` with gradient `seed` of the output's shape, adding the weights'
@@ -424,6 +456,28 @@ mod tests {
             kept.get(&w).unwrap().as_slice::<f32>().unwrap(),
             recomputed.get(&w).unwrap().as_slice::<f32>().unwrap()
         );
+    }
+
+    #[test]
+    fn a_budget_decides_how_much_is_kept_and_changes_no_bit() {
+        let x = Tensor::new((0..4000).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect(), &[1000, 4]);
+        let w = Param::trainable("w", Tensor::new((0..16).map(|i| (i % 5) as f32 * 0.3 - 0.5).collect(), &[4, 4]));
+        let run = |keep: Keep| {
+            let tape = Tape::keeping(keep);
+            let mut x = Var::constant(x.clone());
+            for _ in 0..6 {
+                x = block(&tape, &x, &w, &w);
+            }
+            let nodes = tape.record.as_ref().unwrap().borrow().len();
+            let mut out = Gradients::new();
+            tape.backward(&x, Tensor::full(1f32, &[1000, 4]), &[], &mut out).unwrap();
+            (nodes, out.get(&w).unwrap().to_f32_vec().unwrap())
+        };
+        let (all, inputs) = (run(Keep::Everything), run(Keep::Inputs));
+        // Other tests hold tensors too; they are far below these bounds.
+        let (none, ample) = (run(Keep::Within(0)), run(Keep::Within(usize::MAX / 2)));
+        assert_eq!((inputs.0, none.0, ample.0, all.0), (6, 6, 18, 18));
+        assert!([&inputs.1, &none.1, &ample.1].into_iter().all(|gradient| *gradient == all.1));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{CpuStorage, Storage, backend::BackendStorage};
 
@@ -13,7 +14,7 @@ use crate::int8::Int8Rows;
 /// A contiguous, row-major, immutable array. Clones and reshapes share storage.
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Arc<Data>,
+    storage: Arc<Held>,
     shape: Vec<usize>,
 }
 
@@ -21,6 +22,32 @@ pub struct Tensor {
 enum Data {
     Plain(Storage),
     Int8(Int8Rows),
+}
+
+/// Elements, counted among those in memory.
+struct Held {
+    data: Data,
+    bytes: usize,
+}
+
+static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of all tensors that are in memory.
+pub fn live_bytes() -> usize {
+    LIVE_BYTES.load(Ordering::Relaxed)
+}
+
+impl Held {
+    fn new(data: Data, bytes: usize) -> Arc<Self> {
+        LIVE_BYTES.fetch_add(bytes, Ordering::Relaxed);
+        Arc::new(Self { data, bytes })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        LIVE_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Tensor {
@@ -38,7 +65,8 @@ impl Tensor {
     /// As [`Tensor::from_vec`] where the caller has counted.
     pub(crate) fn new<T: Element>(data: Vec<T>, shape: &[usize]) -> Self {
         debug_assert_eq!(data.len(), shape.iter().product::<usize>());
-        let storage = Arc::new(Data::Plain(Storage::Cpu(T::to_cpu_storage_owned(data))));
+        let bytes = size_of_val(&data[..]);
+        let storage = Held::new(Data::Plain(Storage::Cpu(T::to_cpu_storage_owned(data))), bytes);
         Self { storage, shape: shape.to_vec() }
     }
 
@@ -87,7 +115,7 @@ impl Tensor {
     /// Element type.
     pub fn dtype(&self) -> DType {
         use candle_core::DType as C;
-        let Data::Plain(storage) = &*self.storage else {
+        let Data::Plain(storage) = &self.storage.data else {
             return DType::I8;
         };
         match storage.dtype() {
@@ -109,7 +137,7 @@ impl Tensor {
     /// # Errors
     /// When the tensor is not of type `T` or not in host memory.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
-        match &*self.storage {
+        match &self.storage.data {
             Data::Plain(Storage::Cpu(s)) => T::cpu_storage_as_slice(s).map_err(|_| Error::DType {
                 op: "as_slice",
                 expected: T::KIND.name(),
@@ -130,7 +158,7 @@ impl Tensor {
         }
         let got = self.dtype().name();
         let wrong = Error::DType { op: "as_mut_slice", expected: T::KIND.name(), got };
-        match Arc::get_mut(&mut self.storage) {
+        match Arc::get_mut(&mut self.storage).map(|held| &mut held.data) {
             Some(Data::Plain(Storage::Cpu(s))) => T::slice_mut(s).ok_or(wrong),
             _ => Err(Error::Device { op: "as_mut_slice" }),
         }
@@ -177,10 +205,10 @@ impl Tensor {
         if self.dtype() == dtype {
             return Ok(self.clone());
         }
-        if let Data::Int8(rows) = &*self.storage {
+        if let Data::Int8(rows) = &self.storage.data {
             return Self::new(rows.dequantised(), &self.shape).to_dtype(dtype);
         }
-        let Data::Plain(Storage::Cpu(s)) = &*self.storage else {
+        let Data::Plain(Storage::Cpu(s)) = &self.storage.data else {
             return Err(Error::Device { op: "to_dtype" });
         };
         if dtype == DType::I64 || self.dtype() == DType::I64 {
@@ -198,23 +226,24 @@ impl Tensor {
         }
         let layout = candle_core::Layout::contiguous(self.shape.as_slice());
         let cast = s.to_dtype(&layout, to_candle(dtype))?;
-        Ok(Self { storage: Arc::new(Data::Plain(Storage::Cpu(cast))), shape: self.shape.clone() })
+        let storage = Held::new(Data::Plain(Storage::Cpu(cast)), self.len() * dtype.size());
+        Ok(Self { storage, shape: self.shape.clone() })
     }
 
     /// float32 or bfloat16 rounded to int8, row by row.
     fn quantised(&self) -> Self {
         let cols = self.last_dim();
-        let rows = match &*self.storage {
+        let rows = match &self.storage.data {
             Data::Plain(Storage::Cpu(CpuStorage::BF16(data))) => Int8Rows::quantised(data, cols),
             Data::Plain(Storage::Cpu(CpuStorage::F32(data))) => Int8Rows::quantised(data, cols),
             _ => return self.clone(),
         };
-        Self { storage: Arc::new(Data::Int8(rows)), shape: self.shape.clone() }
+        Self { storage: Held::new(Data::Int8(rows), self.len()), shape: self.shape.clone() }
     }
 
     /// The rows of a tensor in int8.
     pub(crate) fn int8_rows(&self) -> Option<&Int8Rows> {
-        match &*self.storage {
+        match &self.storage.data {
             Data::Int8(rows) => Some(rows),
             Data::Plain(_) => None,
         }
@@ -258,7 +287,7 @@ impl Tensor {
         let mut shape = self.shape.clone();
         shape[0] = count;
         let range = start * row..(start + count) * row;
-        match &*self.storage {
+        match &self.storage.data {
             Data::Plain(Storage::Cpu(CpuStorage::F32(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
             Data::Plain(Storage::Cpu(CpuStorage::F64(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
             Data::Plain(Storage::Cpu(CpuStorage::BF16(d))) => Ok(Self::new(d[range].to_vec(), &shape)),

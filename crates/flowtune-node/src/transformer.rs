@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flowtune_engine::{Tape, Value};
+use flowtune_engine::{Keep, Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
 use flowtune_models::lora::{add_lora, load_lora, lora_config, lora_params, remove_lora, save_lora};
@@ -95,6 +95,7 @@ impl Flux2Transformer {
         inputs: InputTensors,
         grad: bool,
         activation_checkpointing: bool,
+        memory_budget: Option<f64>,
     ) -> napi::Result<Object<'env>> {
         let tracked = (inputs.hidden_states.value(), inputs.encoder_hidden_states.value());
         let ids = (inputs.img_ids.get(), inputs.txt_ids.get());
@@ -103,10 +104,11 @@ impl Flux2Transformer {
         promise(env, move || {
             let (hidden_states, encoder_hidden_states) = (tracked.0?, tracked.1?);
             let (img_ids, txt_ids, timestep, guidance) = (ids.0?, ids.1?, scalars.0?, scalars.1?);
-            let tape = match (grad, activation_checkpointing) {
-                (false, _) => Tape::inference(),
-                (true, true) => Tape::new(),
-                (true, false) => Tape::without_checkpointing(),
+            let tape = match (grad, memory_budget, activation_checkpointing) {
+                (false, ..) => Tape::inference(),
+                (true, Some(gigabytes), _) => Tape::keeping(Keep::Within((gigabytes * 1e9) as usize)),
+                (true, None, true) => Tape::new(),
+                (true, None, false) => Tape::without_checkpointing(),
             };
             let outputs = Value::apply(tape, &[&hidden_states, &encoder_hidden_states], |tape, vars| {
                 let (hidden_states, encoder_hidden_states) = (vars[0].clone(), vars[1].clone());

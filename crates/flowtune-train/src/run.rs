@@ -171,10 +171,7 @@ impl<'a> Run<'a> {
         let train = &self.recipe.train;
         let accumulation = train.gradient_accumulation as u64;
         let batch = flow_batch(self.session.train.batch(index * accumulation + micro as u64)?);
-        let tape = match train.activation_checkpointing {
-            true => Tape::new(),
-            false => Tape::without_checkpointing(),
-        };
+        let tape = Tape::keeping(train.keep());
         let key = (train.seed, index, (micro * train.batch_size) as u64);
         let step = self.pipeline.step(&tape, &self.model, &batch, key, Given::default()).map_err(|e| match e {
             flowtune_flow::Error::LossDiverged { loss, limit } => {

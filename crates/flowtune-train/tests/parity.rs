@@ -35,6 +35,25 @@ fn every_case_is_within_its_bounds() {
     assert_eq!(report.cases.len(), 13);
 }
 
+/// Losses and directions of gradients of every training case; bounds in `verify/case.rs`.
+fn training_cases(quantization: Quantization) {
+    let options = VerifyOptions { paths: vec![fixtures("cases")], dtype: ComputeDtype::Bfloat16, quantization };
+    let report = verify(options, &Control::default()).unwrap();
+    let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(report.cases.len(), 3);
+}
+
+#[test]
+fn gradients_in_bfloat16_point_where_the_references_do() {
+    training_cases(Quantization::None);
+}
+
+#[test]
+fn gradients_over_an_int8_base_point_where_the_references_do() {
+    training_cases(Quantization::Int8);
+}
+
 #[test]
 fn the_whole_pipeline_is_within_its_bounds() {
     let report = verify(

@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
     count("train.gradientAccumulation"),
     not_negative("train.maxGradNorm"),
     seed("train.seed"),
+    positive("train.memoryBudget"),
     count("checkpoint.everySteps"),
     count("checkpoint.keep"),
     count("validation.everySteps"),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flowtune_engine::Keep;
 use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
@@ -286,6 +287,21 @@ pub struct TrainRecipe {
     /// Recompute each block in the backward pass instead of keeping its activations.
     #[serde(default = "yes")]
     pub activation_checkpointing: bool,
+    /// Instead of all or none: keep the activations of as many blocks as fit while tensors take at most this many gigabytes
+    /// (10⁹ bytes), weights and optimizer included, and recompute the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<f64>,
+}
+
+impl TrainRecipe {
+    /// What the tape of a step keeps.
+    pub fn keep(&self) -> Keep {
+        match (self.memory_budget, self.activation_checkpointing) {
+            (Some(gigabytes), _) => Keep::Within((gigabytes * 1e9) as usize),
+            (None, true) => Keep::Inputs,
+            (None, false) => Keep::Everything,
+        }
+    }
 }
 
 fn one() -> usize {

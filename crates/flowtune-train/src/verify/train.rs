@@ -6,10 +6,10 @@ use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
 use flowtune_models::lora::{LoraConfig, restore_lora};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
-use flowtune_models::{Precision, Weights};
+use flowtune_models::{Precision, Quantization, Weights};
 use serde::Deserialize;
 
-use super::case::{BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT};
+use super::case::{BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT, INT8_DIRECTION, INT8_LOSS};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamW;
 use crate::recipe::{Mode, OptimizerRecipe, OptimizerType};
@@ -57,6 +57,12 @@ struct OptimizerInfo {
 pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
     let info: Info = case.info()?;
     let float32 = precision == Precision::FLOAT32;
+    // Of losses and of the directions of gradients.
+    let bounds = match precision.quantization {
+        _ if float32 => (FORWARD, GRADIENT),
+        Quantization::None => (BFLOAT16_LOSS, BFLOAT16_DIRECTION),
+        Quantization::Int8 => (INT8_LOSS, INT8_DIRECTION),
+    };
     let (model, params) = model(case, &info, precision)?;
     let pipeline = pipeline(&info);
     let o = &info.optimizer;
@@ -76,7 +82,7 @@ pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
         }
         let norm = optimizer.clip_gradients(&mut gradients, o.max_grad_norm)?;
         if i == 0 && !float32 {
-            expect_directions(case, &params, &gradients)?;
+            expect_directions(case, &params, &gradients, bounds.1)?;
         }
         if i == 0 && float32 {
             case.expect("grad_norm.0", &Tensor::full(norm as f32, &[]), GRADIENT)?;
@@ -85,8 +91,7 @@ pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
         }
         optimizer.step(&gradients, lr)?;
     }
-    let bound = if float32 { FORWARD } else { BFLOAT16_LOSS };
-    case.expect("loss", &Tensor::from_vec(losses, &[info.steps])?, bound)?;
+    case.expect("loss", &Tensor::from_vec(losses, &[info.steps])?, bounds.0)?;
     if !float32 {
         return Ok(());
     }
@@ -156,8 +161,8 @@ fn expect_gradients(case: &Case, params: &[Param], gradients: &Gradients) -> Res
     each_gradient(params, gradients, |name, gradient| case.expect(name, gradient, GRADIENT))
 }
 
-fn expect_directions(case: &Case, params: &[Param], gradients: &Gradients) -> Result<()> {
-    each_gradient(params, gradients, |name, gradient| case.expect_direction(name, gradient, BFLOAT16_DIRECTION))
+fn expect_directions(case: &Case, params: &[Param], gradients: &Gradients, bound: f64) -> Result<()> {
+    each_gradient(params, gradients, |name, gradient| case.expect_direction(name, gradient, bound))
 }
 
 /// `f` of the name in the case and the gradient of each weight.
