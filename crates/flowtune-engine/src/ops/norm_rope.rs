@@ -56,7 +56,7 @@ impl Heads {
             row,
             #[inline(always)]
             |i, out| {
-                let (cos, sin) = angles(i);
+                let [cos, sin] = angles(i);
                 for (out, x) in out.chunks_exact_mut(dim).zip(xs[i * row..][..row].chunks_exact(dim)) {
                     let r = inverse_rms(x, eps);
                     let (out, x, w) = (out.as_chunks_mut::<2>().0, x.as_chunks::<2>().0, w.as_chunks::<2>().0);
@@ -81,14 +81,14 @@ impl Heads {
             row,
             #[inline(always)]
             |i, dx| {
-                let (cos, sin) = angles(i);
+                let [cos, sin] = angles(i);
                 let mut u = [T::Compute::zero(); WIDEST_HEAD];
                 let u = &mut u[..dim];
                 let heads = xs[i * row..][..row].chunks_exact(dim).zip(gs[i * row..][..row].chunks_exact(dim));
                 for (dx, (x, g)) in dx.chunks_exact_mut(dim).zip(heads) {
                     let r = inverse_rms(x, eps);
                     rotate_back(g, cos, sin, u);
-                    u.iter_mut().zip(w).for_each(|(u, &w)| *u = *u * w);
+                    u.iter_mut().zip(w).for_each(|(u, &w)| *u *= w);
                     let mean = lanes::dot(u, x) / n * r * r;
                     for j in 0..dim {
                         dx[j] = T::store(r * (u[j] - x[j].load() * mean));
@@ -110,7 +110,7 @@ impl Heads {
             dim,
             #[inline(always)]
             |i, acc: &mut [T::Compute]| {
-                let (cos, sin) = angles(i);
+                let [cos, sin] = angles(i);
                 let mut u = [T::Compute::zero(); WIDEST_HEAD];
                 let u = &mut u[..dim];
                 let heads = xs[i * row..][..row].chunks_exact(dim).zip(gs[i * row..][..row].chunks_exact(dim));

@@ -66,12 +66,12 @@ impl RopeTable {
     pub(super) fn angles<'a, T: Stored>(
         &'a self,
         tokens: usize,
-    ) -> Result<impl Fn(usize) -> (&'a [T::Compute], &'a [T::Compute]) + Sync + use<'a, T>> {
+    ) -> Result<impl Fn(usize) -> [&'a [T::Compute]; 2] + Sync + use<'a, T>> {
         let (cos, sin) = (self.cos.as_slice::<T::Compute>()?, self.sin.as_slice::<T::Compute>()?);
         let (half, shared) = (self.cos.last_dim(), self.cos.dim(0) == 1);
         Ok(move |i: usize| {
             let at = if shared { i % tokens } else { i } * half;
-            (&cos[at..][..half], &sin[at..][..half])
+            [&cos[at..][..half], &sin[at..][..half]]
         })
     }
 }

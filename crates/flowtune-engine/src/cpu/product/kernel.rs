@@ -161,7 +161,6 @@ unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const 
 mod x86 {
     use super::{MR, NR, Tile};
     use std::arch::x86_64::*;
-    use std::mem::transmute;
 
     /// The whole tile in 24 registers; `dot` adds A's word times B's words to the sums.
     macro_rules! avx512 {
@@ -203,18 +202,21 @@ mod x86 {
         };
     }
 
-    avx512!(f32_avx512, "avx512f", |x, b, sum| transmute(_mm512_fmadd_ps(transmute(x), transmute(b), transmute(sum))));
-    avx512!(bf16_avx512bf16, "avx512f,avx512bf16", |x, b, sum| transmute(_mm512_dpbf16_ps(
-        transmute(sum),
-        transmute(x),
-        transmute(b)
-    )));
+    avx512!(f32_avx512, "avx512f", |x, b, sum| {
+        let sum = _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(b), _mm512_castsi512_ps(sum));
+        _mm512_castps_si512(sum)
+    });
+    avx512!(bf16_avx512bf16, "avx512f,avx512bf16", |x, b, sum| {
+        // The same bits under the name of a vector of bf16.
+        let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
+        _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(sum), pairs(x), pairs(b)))
+    });
     avx512!(bf16_avx512, "avx512f", |x, b, sum| {
-        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-        let (x0, b0) = (_mm512_slli_epi32::<16>(x), _mm512_slli_epi32::<16>(b));
-        let (x1, b1) = (_mm512_and_si512(x, high), _mm512_and_si512(b, high));
-        let low = _mm512_fmadd_ps(transmute(x0), transmute(b0), transmute(sum));
-        transmute(_mm512_fmadd_ps(transmute(x1), transmute(b1), low))
+        // The halves of a word, each as the f32 that begins with it.
+        let high = |words| _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+        let low = |words| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
+        let sum = _mm512_fmadd_ps(low(x), low(b), _mm512_castsi512_ps(sum));
+        _mm512_castps_si512(_mm512_fmadd_ps(high(x), high(b), sum))
     });
     avx512!(int8_avx512vnni, "avx512f,avx512vnni", |x, b, sum| _mm512_dpbusd_epi32(sum, x, b));
 
@@ -264,13 +266,15 @@ mod x86 {
         };
     }
 
-    avx2!(f32_avx2, "avx2,fma", |x, b, sum| transmute(_mm256_fmadd_ps(transmute(x), transmute(b), transmute(sum))));
+    avx2!(f32_avx2, "avx2,fma", |x, b, sum| {
+        let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(b), _mm256_castsi256_ps(sum));
+        _mm256_castps_si256(sum)
+    });
     avx2!(bf16_avx2, "avx2,fma", |x, b, sum| {
-        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-        let (x0, b0) = (_mm256_slli_epi32::<16>(x), _mm256_slli_epi32::<16>(b));
-        let (x1, b1) = (_mm256_and_si256(x, high), _mm256_and_si256(b, high));
-        let low = _mm256_fmadd_ps(transmute(x0), transmute(b0), transmute(sum));
-        transmute(_mm256_fmadd_ps(transmute(x1), transmute(b1), low))
+        let high = |words| _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
+        let low = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+        let sum = _mm256_fmadd_ps(low(x), low(b), _mm256_castsi256_ps(sum));
+        _mm256_castps_si256(_mm256_fmadd_ps(high(x), high(b), sum))
     });
     avx2!(int8_avx2, "avx2", |x, b, sum| {
         // Bytes 0 and 2, then 1 and 3, as 16 bits: a product of unsigned and signed bytes and the sum of two fit in 32.

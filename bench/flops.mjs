@@ -1,0 +1,26 @@
+// Floating-point operations of one training step, counted from the geometry: products of linear layers and attention.
+
+/**
+ * A frozen layer costs a forward product and one for the gradient of its input; a trained one also one for its weight.
+ * What is kept is not computed again; a checkpointed block runs its forward twice. Adapters, embeddings of time and
+ * everything between the products are left out: they are a percent or two.
+ */
+export function flopsOfStep({ transformer, latents, textTokens }, mode, checkpointed) {
+  const { num_layers, num_single_layers, attention_head_dim, num_attention_heads, joint_attention_dim } = transformer
+  const dim = attention_head_dim * num_attention_heads
+  const image = latents[0] * latents[1]
+  const tokens = image + textTokens
+  const mlp = 3 * dim
+  // Multiply-adds are two operations. Each stream of a double block: q, k, v, out and a gated feed-forward.
+  const block = 2 * tokens * (4 * dim * dim + 3 * dim * mlp)
+  const scores = 2 * tokens * tokens * dim
+  const blocks = num_layers + num_single_layers
+  const linear = blocks * block
+  const attention = blocks * 2 * scores
+  const ends = 2 * image * 128 * dim + 2 * textTokens * joint_attention_dim * dim + 2 * image * dim * 128
+  const forward = linear + attention + ends
+  // Gradients of the inputs of linear layers; of scores again, probabilities, q, k and v.
+  const backward = linear + blocks * 5 * scores + 2 * image * dim * 128
+  const weights = mode === 'full' ? linear + ends : 0
+  return forward + backward + weights + (checkpointed ? linear + attention : 0)
+}

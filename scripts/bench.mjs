@@ -1,0 +1,13 @@
+// `npm run bench -- ops`: criterion, each operation of a step. `npm run bench -- step [--help]`: a whole step, against
+// PyTorch where its Python is named.
+
+import { stop } from './lib/say.mjs'
+import { hostTarget, run } from './lib/shell.mjs'
+
+const [what = 'step', ...rest] = process.argv.slice(2)
+const programs = {
+  ops: () => run('cargo', ['bench', '--target', hostTarget(), '-p', 'flowtune-engine', '--', ...rest]),
+  step: () => run('node', ['bench/step.mjs', ...rest]),
+}
+if (!programs[what]) stop(`There is no bench "${what}": name ops or step.`)
+process.exitCode = programs[what]()
