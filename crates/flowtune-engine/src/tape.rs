@@ -461,12 +461,15 @@ mod tests {
     #[test]
     fn a_budget_decides_how_much_is_kept_and_changes_no_bit() {
         let x = Tensor::new((0..4000).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect(), &[1000, 4]);
-        let w = Param::trainable("w", Tensor::new((0..16).map(|i| (i % 5) as f32 * 0.3 - 0.5).collect(), &[4, 4]));
+        let weight = |name: &str, step: f32| {
+            Param::trainable(name, Tensor::new((0..16).map(|i| (i % 5) as f32 * step - 0.5).collect(), &[4, 4]))
+        };
+        let (w, v) = (weight("w", 0.3), weight("v", 0.2));
         let run = |keep: Keep| {
             let tape = Tape::keeping(keep);
             let mut x = Var::constant(x.clone());
             for _ in 0..6 {
-                x = block(&tape, &x, &w, &w);
+                x = block(&tape, &x, &w, &v);
             }
             let nodes = tape.record.as_ref().unwrap().borrow().len();
             let mut out = Gradients::new();

@@ -229,39 +229,6 @@ fn layer_norm_modulate() {
 }
 
 #[test]
-fn rms_norm() {
-    check(
-        "rms_norm",
-        &[&[2, 3, 19], &[19]],
-        |t, v| t.rms_norm(&v[0], &v[1], 1e-6),
-        |v| candle_nn::ops::rms_norm_slow(&v[0], &v[1], 1e-6),
-    );
-}
-
-#[test]
-fn rope() {
-    for tables in [1, 2] {
-        let angles = numbers(tables * 3 * 4, 5);
-        let of = |f: fn(f64) -> f64| Tensor::new(angles.iter().map(|&a| f(3.0 * a)).collect(), &[tables, 3, 4]);
-        let table = RopeTable { cos: of(f64::cos), sin: of(f64::sin) };
-        let (cos, sin) = (twin(&table.cos), twin(&table.sin));
-        check(
-            "rope",
-            &[&[2, 3, 2, 8]],
-            |t, v| t.rope(&v[0], &table),
-            |v| {
-                let pairs = v[0].reshape((2, 3, 2, 4, 2))?;
-                let (a, b) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
-                let (cos, sin) = (cos.unsqueeze(2)?, sin.unsqueeze(2)?);
-                let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-                let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-                Twin::stack(&[first, second], 4)?.reshape((2, 3, 2, 8))
-            },
-        );
-    }
-}
-
-#[test]
 fn attention() {
     // More queries than one chunk holds in the second case.
     for (queries, keys) in [(5, 7), (131, 3)] {

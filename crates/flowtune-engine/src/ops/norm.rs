@@ -33,23 +33,9 @@ impl Tape {
             }))
         })
     }
-
-    /// x / √(mean(x²) + eps) · weight over the last dimension: x `[.., dim]`, weight `[dim]`, which may be wider than x.
-    ///
-    /// # Errors
-    /// `SHAPE_MISMATCH` when the extents do not fit.
-    pub fn rms_norm(&self, x: &Var, weight: &Var, eps: f64) -> Result<Var> {
-        with_stored!(x.tensor().dtype(), "rms_norm", T => {
-            let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-            let value = rms::<T>(&xs, &w, real::<T>(eps))?;
-            Ok(self.record(&[x, weight], value, |needs| {
-                move |g: Tensor| rms_backward::<T>(&xs, &w, &g, real::<T>(eps), &needs)
-            }))
-        })
-    }
 }
 
-/// RMSNorm, forward only; shapes as [`Tape::rms_norm`].
+/// x / √(mean(x²) + eps) · weight over the last dimension, forward only: x `[.., dim]`, weight `[dim]`.
 ///
 /// # Errors
 /// `SHAPE_MISMATCH` when the extents do not fit.
@@ -179,53 +165,4 @@ fn rms<T: Stored>(x: &Tensor, weight: &Tensor, eps: T::Compute) -> Result<Tensor
 #[inline(always)]
 fn inverse_rms<T: Stored>(x: &[T], eps: T::Compute) -> T::Compute {
     (lanes::dot(x, x) / real::<T>(x.len() as f64) + eps).sqrt().recip()
-}
-
-/// With r = 1/rms: dx = r·(g·w − x·r²·mean(g·w·x)), dw = Σ g·x·r.
-fn rms_backward<T: Stored>(
-    x: &Tensor,
-    weight: &Tensor,
-    g: &Tensor,
-    eps: T::Compute,
-    needs: &[bool],
-) -> Result<Vec<Option<Tensor>>> {
-    let dim = x.last_dim();
-    let (xs, weight, gs) = (x.as_slice::<T>()?, weight.to_dtype(<T::Compute as Element>::KIND)?, g.as_slice::<T>()?);
-    let w = weight.as_slice::<T::Compute>()?;
-    let rows = xs.len() / dim;
-    let n = real::<T>(dim as f64);
-    let dx = needs[0].then(|| {
-        Tensor::new(
-            parallel::fill(
-                rows,
-                dim,
-                #[inline(always)]
-                |i, dx| {
-                    let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
-                    let r = inverse_rms(x, eps);
-                    let mean = lanes::sum_by3(g, w, x, |g, w, x| g * w * x) / n * r * r;
-                    for j in 0..dim {
-                        dx[j] = T::store(r * (g[j].load() * w[j] - x[j].load() * mean));
-                    }
-                },
-            ),
-            x.shape(),
-        )
-    });
-    let dw = needs[1].then(|| {
-        let sum = parallel::sum_rows(
-            rows,
-            dim,
-            #[inline(always)]
-            |i, acc: &mut [T::Compute]| {
-                let (x, g) = (&xs[i * dim..][..dim], &gs[i * dim..][..dim]);
-                let r = inverse_rms(x, eps);
-                for j in 0..dim {
-                    acc[j] += g[j].load() * x[j].load() * r;
-                }
-            },
-        );
-        Tensor::new(sum, &[dim])
-    });
-    Ok(vec![dx, dw])
 }

@@ -13,8 +13,8 @@ use crate::tensor::Tensor;
 const WIDEST_HEAD: usize = 512;
 
 impl Tape {
-    /// The rotation of [`Tape::rope`] after x / √(mean(x²) + eps) · weight of each head: x `[batch, tokens, heads,
-    /// head_dim]`, weight `[head_dim]`, in the type of x.
+    /// x / √(mean(x²) + eps) · weight of each head, each pair (x₂ᵢ, x₂ᵢ₊₁) then rotated by angle i of its token: x `[batch,
+    /// tokens, heads, head_dim]`, weight `[head_dim]`, which may be wider than x. The backward rotates by the negative angle.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the extents do not fit, or a head is wider than 512.

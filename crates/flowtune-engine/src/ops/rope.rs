@@ -1,9 +1,6 @@
-//! Rotary position embedding over interleaved pairs, as FLUX.2 has it.
+//! Angles of the rotary position embedding.
 
-use num_traits::One;
-
-use crate::cpu::parallel;
-use crate::dtype::{Stored, with_stored};
+use crate::dtype::Stored;
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -15,25 +12,6 @@ pub struct RopeTable {
     pub cos: Tensor,
     /// Sines.
     pub sin: Tensor,
-}
-
-impl Tape {
-    /// Rotates each pair (x₂ᵢ, x₂ᵢ₊₁) by angle i of its token: x `[batch, tokens, heads, head_dim]`.
-    /// The backward is the rotation by the negative angle.
-    ///
-    /// # Errors
-    /// `SHAPE_MISMATCH` when the table does not fit x.
-    pub fn rope(&self, x: &Var, table: &RopeTable) -> Result<Var> {
-        table.check(x.tensor())?;
-        with_stored!(x.tensor().dtype(), "rope", T => {
-            let value = rotate::<T>(x.tensor(), table, One::one())?;
-            Ok(self.record(&[x], value, |_| {
-                let table = table.clone();
-                let back = -<T as Stored>::Compute::one();
-                move |g: Tensor| Ok(vec![Some(rotate::<T>(&g, &table, back)?)])
-            }))
-        })
-    }
 }
 
 impl RopeTable {
@@ -74,32 +52,4 @@ impl RopeTable {
             [&cos[at..][..half], &sin[at..][..half]]
         })
     }
-}
-
-fn rotate<T: Stored>(x: &Tensor, table: &RopeTable, sign: T::Compute) -> Result<Tensor> {
-    let (batch, tokens, heads, head_dim) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
-    let half = head_dim / 2;
-    let (cos, sin) = (table.cos.as_slice::<T::Compute>()?, table.sin.as_slice::<T::Compute>()?);
-    let xs = x.as_slice::<T>()?;
-    let shared = table.cos.dim(0) == 1;
-    let row = heads * head_dim;
-    let out = parallel::fill(
-        batch * tokens,
-        row,
-        #[inline(always)]
-        |i, out| {
-            let at = if shared { i % tokens } else { i } * half;
-            let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
-            let x = &xs[i * row..][..row];
-            for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-                for j in 0..half {
-                    let (a, b) = (x[2 * j].load(), x[2 * j + 1].load());
-                    let s = sign * sin[j];
-                    out[2 * j] = T::store(a * cos[j] - b * s);
-                    out[2 * j + 1] = T::store(b * cos[j] + a * s);
-                }
-            }
-        },
-    );
-    Ok(Tensor::new(out, x.shape()))
 }
