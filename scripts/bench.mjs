@@ -1,5 +1,5 @@
 // `npm run bench -- ops`: criterion, each operation of a step. `npm run bench -- step [--help]`: a whole step, against
-// PyTorch where its Python is named.
+// PyTorch where its Python is named. `npm run bench -- encode --peer PYTHON`: VAE and text encoder against theirs.
 
 import { stop } from './lib/say.mjs'
 import { hostTarget, run } from './lib/shell.mjs'
@@ -8,6 +8,7 @@ const [what = 'step', ...rest] = process.argv.slice(2)
 const programs = {
   ops: () => run('cargo', ['bench', '--target', hostTarget(), '-p', 'flowtune-engine', '--', ...rest]),
   step: () => run('node', ['bench/step.mjs', ...rest]),
+  encode: () => run('node', ['bench/encode.mjs', ...rest]),
 }
-if (!programs[what]) stop(`There is no bench "${what}": name ops or step.`)
+if (!programs[what]) stop(`There is no bench "${what}": name ops, step or encode.`)
 process.exitCode = programs[what]()

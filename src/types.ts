@@ -1,4 +1,4 @@
-import type { FlowMatchingRecipe, Recipe } from './recipe-types'
+import type { ComputeDtype, FlowMatchingRecipe, Quantization, Recipe } from './recipe-types'
 
 export type * from './recipe-types'
 
@@ -171,6 +171,10 @@ export interface SampleOptions {
   guidanceScale?: number
   /** Seed of the initial noise. Default 0. */
   seed?: number
+  /** Type that the transformer computes in, and of its weights. Default `float32`. */
+  dtype?: ComputeDtype
+  /** What the transformer's weights are kept in instead. Default `none`. */
+  quantization?: Quantization
   /** The PNG to write; must not exist. */
   out: string
   /** Also write embeddings, initial latents and the image as safetensors here; must not exist. */

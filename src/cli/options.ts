@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from 'commander'
+import { InvalidArgumentError, Option } from 'commander'
 
 /** A whole number of at least `minimum`. */
 export function integer(minimum: number): (text: string) => number {
@@ -14,6 +14,16 @@ export function decimal(text: string): number {
   const value = Number(text)
   if (text.trim() !== '' && Number.isFinite(value)) return value
   throw new InvalidArgumentError('Expected a number.')
+}
+
+/** `--dtype`: what the transformer computes in. */
+export function dtypeOption(description: string): Option {
+  return new Option('--dtype <type>', description).choices(['float32', 'bfloat16']).default('float32')
+}
+
+/** `--quantization`: how weights are made smaller. */
+export function quantizationOption(description: string): Option {
+  return new Option('--quantization <type>', description).choices(['none', 'int8']).default('none')
 }
 
 /** Every command can speak to machines. */

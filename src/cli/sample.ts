@@ -1,8 +1,9 @@
 import { Command } from 'commander'
+import type { ComputeDtype, Quantization } from '../recipe-types'
 import { sample } from '../work'
 import { UsageError } from './exit'
 import { interruptible } from './interrupt'
-import { type CommonOptions, decimal, integer } from './options'
+import { type CommonOptions, decimal, dtypeOption, integer, quantizationOption } from './options'
 import { Output } from './output'
 import { createProgress } from './progress'
 
@@ -17,6 +18,8 @@ interface SampleCliOptions extends CommonOptions {
   steps?: number
   guidance?: number
   seed?: number
+  dtype: ComputeDtype
+  quantization: Quantization
   out: string
   dump?: string
 }
@@ -35,6 +38,8 @@ export function sampleCommand(): Command {
     .option('--steps <n>', 'Euler steps', integer(1))
     .option('--guidance <scale>', 'classifier-free guidance; 1 switches it off', decimal)
     .option('--seed <n>', 'seed of the initial noise', integer(0))
+    .addOption(dtypeOption('type of the transformer and of its weights'))
+    .addOption(quantizationOption("what the transformer's weights are kept in instead"))
     .option('--dump <file.safetensors>', 'also write embeddings, initial latents and the image as tensors')
     .option('--json', 'one JSON document on stdout')
     .addHelpText(

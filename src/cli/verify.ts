@@ -1,10 +1,10 @@
-import { Command, Option } from 'commander'
+import { Command } from 'commander'
 import type { ComputeDtype, Quantization } from '../recipe-types'
 import type { CaseReport, TensorCheck } from '../types'
 import { verify } from '../work'
 import { EXIT } from './exit'
 import { interruptible } from './interrupt'
-import type { CommonOptions } from './options'
+import { type CommonOptions, dtypeOption, quantizationOption } from './options'
 import { Output } from './output'
 import { createProgress } from './progress'
 
@@ -17,16 +17,8 @@ export function verifyCommand(): Command {
   return new Command('verify')
     .description('compute parity cases and compare each tensor with the reference stack')
     .argument('<dirs...>', 'folders of cases, single cases, or a pipeline folder')
-    .addOption(
-      new Option('--dtype <type>', 'type that training cases are computed in; others are float32 only')
-        .choices(['float32', 'bfloat16'])
-        .default('float32'),
-    )
-    .addOption(
-      new Option('--quantization <type>', 'what the base of their LoRAs is kept in')
-        .choices(['none', 'int8'])
-        .default('none'),
-    )
+    .addOption(dtypeOption('type that training cases are computed in; others are float32 only'))
+    .addOption(quantizationOption('what the base of their LoRAs is kept in'))
     .option('--json', 'one JSON document on stdout')
     .addHelpText(
       'after',

@@ -11,7 +11,7 @@ use flowtune_flow::sampling::{SampleInputs, sample as run_sampler};
 use flowtune_models::lora::load_lora;
 use flowtune_models::transformer::Flux2Transformer;
 use flowtune_models::vae::AutoencoderKLFlux2;
-use flowtune_models::{ModelFolder, Precision, save_safetensors};
+use flowtune_models::{ComputeDtype, ModelFolder, Precision, Quantization, save_safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -44,6 +44,12 @@ pub struct SampleOptions {
     /// Seed of the initial noise.
     #[serde(default)]
     pub seed: u64,
+    /// Type that the transformer computes in, and of its weights.
+    #[serde(default)]
+    pub dtype: ComputeDtype,
+    /// What the transformer's weights are kept in instead.
+    #[serde(default)]
+    pub quantization: Quantization,
     /// The PNG to write; must not exist.
     pub out: PathBuf,
     /// Where to write embeddings, initial latents and the image as safetensors.
@@ -74,7 +80,8 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;
-    let model = folder.transformer(Precision::FLOAT32)?;
+    let model =
+        folder.transformer(Precision { dtype: options.dtype, quantization: options.quantization, trainable: false })?;
     if let Some(lora) = &options.lora {
         load_lora(&model, lora)?;
     }
