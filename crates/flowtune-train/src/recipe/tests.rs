@@ -159,6 +159,7 @@ fn every_number_has_a_rule_and_every_rule_a_key() {
     full["data"]["textTokens"] = json!(1);
     full["validation"] = json!({ "everySteps": 1 });
     full["flowMatching"] = json!({ "flowShift": 1 });
+    full["train"]["memoryBudget"] = json!(1);
     let resolved: Value = serde_json::from_str(&resolve(&full).unwrap().to_json().unwrap()).unwrap();
     let mut numbers: Vec<String> = Vec::new();
     for (section, keys) in resolved.as_object().unwrap() {
