@@ -1,11 +1,13 @@
 //! Matrix products of the types that tensors are stored in.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 use half::bf16;
 
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::parallel;
-use crate::cpu::product::{self, Bf16, F32, Panels, Term};
+use crate::cpu::product::{self, Bf16, F32, Made, Panels, Right, Term};
 use crate::dtype::Stored;
 use crate::error::{Error, Result};
 use crate::int8::{Int8Rows, Side};
@@ -20,6 +22,9 @@ pub(crate) trait Multiply: Stored {
         terms: &[Term<Self, Self>],
         threads: Threads,
     );
+
+    /// Σ aᵢ·bᵢ, handed to `emit` by parts of rows: row, columns, sums. Each element comes once.
+    fn sums(terms: &[Term<Self, Self>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[Self::Compute]) + Sync);
 
     /// c (+)= x·Wᵀ or x·W with W in int8; rows of x adjacent.
     ///
@@ -46,6 +51,10 @@ impl Multiply for f32 {
         threads: Threads,
     ) {
         product::product::<F32, O>(c, write, scale, terms, threads);
+    }
+
+    fn sums(terms: &[Term<f32, f32>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[f32]) + Sync) {
+        product::sums::<F32>(terms, threads, emit);
     }
 
     fn multiply_int8<O: Stored<Compute = f32>>(
@@ -75,6 +84,10 @@ impl Multiply for bf16 {
         product::product::<Bf16, O>(c, write, scale, terms, threads);
     }
 
+    fn sums(terms: &[Term<bf16, bf16>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[f32]) + Sync) {
+        product::sums::<Bf16>(terms, threads, emit);
+    }
+
     fn multiply_int8<O: Stored<Compute = f32>>(
         c: MatMut<O>,
         write: Write,
@@ -102,8 +115,24 @@ impl Multiply for f64 {
     ) {
         for (i, term) in terms.iter().enumerate() {
             let write = if i == 0 { write } else { Write::Add };
-            with_crate(&mut c, write, scale, term.a, term.b.unpacked(), threads);
+            let made;
+            let b = match term.b {
+                Right::Mat(mat) => mat,
+                Right::Panels(panels) => panels.mat,
+                Right::Made(b) => {
+                    made = written(b);
+                    Mat::new(&made, b.extents().0, b.extents().1)
+                }
+            };
+            with_crate(&mut c, write, scale, term.a, b, threads);
         }
+    }
+
+    fn sums(terms: &[Term<f64, f64>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[f64]) + Sync) {
+        let (m, n) = terms.first().map_or((0, 0), |term| (term.a.rows(), term.b.cols()));
+        let mut c = vec![0.0; m * n];
+        Self::multiply(MatMut::new(&mut c, n), Write::Set, 1.0, terms, threads);
+        c.chunks_exact(n.max(1)).enumerate().for_each(|(i, row)| emit(i, 0..n, row));
     }
 
     fn multiply_int8<O: Stored<Compute = f64>>(_: MatMut<O>, _: Write, _: &[f64], _: &Int8Rows, _: Side) -> Result<()> {
@@ -113,6 +142,14 @@ impl Multiply for f64 {
     fn panels(mat: Mat<f64>) -> Panels<f64> {
         Panels::as_it_is(mat)
     }
+}
+
+/// The whole of a matrix that is made.
+fn written(b: &dyn Made<f64>) -> Vec<f64> {
+    let (rows, cols) = b.extents();
+    let mut out = vec![0.0; rows * cols];
+    b.write(0..rows, 0..cols, &mut out, cols);
+    out
 }
 
 /// `O` is f64: no other type is computed in f64.

@@ -3,6 +3,7 @@
 use crate::cpu::{lanes, parallel};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
+use crate::ops::elementwise::sigmoid;
 use crate::tensor::Tensor;
 
 /// Elements that are summed in the tensor's own type before they join a sum in `f64`: a group of the VAE has
@@ -15,6 +16,18 @@ const CHUNK: usize = 4096;
 /// # Errors
 /// `SHAPE_MISMATCH` when the extents do not fit or `groups` does not divide the channels.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    normalised(x, weight, bias, groups, eps, false)
+}
+
+/// silu of [`group_norm`].
+///
+/// # Errors
+/// As there.
+pub fn group_norm_silu(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    normalised(x, weight, bias, groups, eps, true)
+}
+
+fn normalised(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, with_silu: bool) -> Result<Tensor> {
     let &[_, channels, ..] = x.shape() else {
         return Err(shape_error("group_norm", "x", "[batch, channels, ..]", x.shape()));
     };
@@ -38,20 +51,29 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
             for (c, (out, x)) in out.chunks_mut(pixels).zip(x.chunks(pixels)).enumerate() {
                 let scale = w[first + c] * rstd;
                 let shift = b[first + c] - mean * scale;
-                out.iter_mut().zip(x).for_each(|(out, &x)| *out = x * scale + shift);
+                match with_silu {
+                    true => out.iter_mut().zip(x).for_each(|(out, &x)| *out = silu_of(x * scale + shift)),
+                    false => out.iter_mut().zip(x).for_each(|(out, &x)| *out = x * scale + shift),
+                }
             }
         });
         Ok(Tensor::new(out, x.shape()))
     })
 }
 
+#[inline(always)]
+fn silu_of<T: Real>(x: T) -> T {
+    x * sigmoid(x)
+}
+
 /// Mean and 1/√(variance + eps).
+#[inline(always)]
 fn moments<T: Real>(x: &[T], eps: f64) -> (T, T) {
     let n = x.len().max(1) as f64;
-    let total = |f: &dyn Fn(&[T]) -> T| x.chunks(CHUNK).map(|c| to_f64(f(c))).sum::<f64>();
-    let mean = total(&|c| lanes::sum(c)) / n;
+    let mean = x.chunks(CHUNK).map(|c| to_f64(lanes::sum(c))).sum::<f64>() / n;
     let center = T::of(mean);
-    let variance = total(&|c| lanes::sum_by(c, |v| (v - center) * (v - center))) / n;
+    let square = |v: T| (v - center) * (v - center);
+    let variance = x.chunks(CHUNK).map(|c| to_f64(lanes::sum_by(c, square))).sum::<f64>() / n;
     (center, T::of((variance + eps).sqrt().recip()))
 }
 
@@ -61,7 +83,7 @@ fn to_f64<T: Real>(x: T) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::group_norm;
+    use super::{group_norm, group_norm_silu};
     use crate::tensor::Tensor;
     use candle_core::{Device, Tensor as Candle};
     use candle_nn::Module;
@@ -73,12 +95,17 @@ mod tests {
         let weight: Vec<f64> = (0..6).map(|i| 0.5 + f64::from(i)).collect();
         let bias: Vec<f64> = (0..6).map(|i| f64::from(i) - 2.0).collect();
         let of = |v: &[f64], s: &[usize]| Tensor::from_vec(v.to_vec(), s).unwrap();
-        let got = group_norm(&of(&data, &shape), &of(&weight, &[6]), &of(&bias, &[6]), groups, eps).unwrap();
+        let (x, w, b) = (of(&data, &shape), of(&weight, &[6]), of(&bias, &[6]));
+        let got = group_norm(&x, &w, &b, groups, eps).unwrap();
+        let got_silu = group_norm_silu(&x, &w, &b, groups, eps).unwrap();
         let of = |v: &[f64], s: &[usize]| Candle::from_slice(v, s, &Device::Cpu).unwrap();
         let norm = candle_nn::GroupNorm::new(of(&weight, &[6]), of(&bias, &[6]), 6, groups, eps).unwrap();
-        let want = norm.forward(&of(&data, &shape)).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        for (got, want) in got.as_slice::<f64>().unwrap().iter().zip(want) {
-            assert!((got - want).abs() <= 1e-10, "{got}, candle {want}");
+        let want = norm.forward(&of(&data, &shape)).unwrap();
+        for (got, want) in [(got, want.clone()), (got_silu, want.silu().unwrap())] {
+            let want = want.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            for (got, want) in got.as_slice::<f64>().unwrap().iter().zip(want) {
+                assert!((got - want).abs() <= 1e-10, "{got}, candle {want}");
+            }
         }
     }
 

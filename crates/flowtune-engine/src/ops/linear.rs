@@ -156,7 +156,7 @@ fn cross<'a, T>(a: &[Mat<'a, T>], b: &[Mat<'a, T>]) -> Vec<Product<'a, T>> {
 
 /// scale·Σ aᵢ·bᵢ.
 fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> {
-    let (rows, cols) = (terms[0].a.rows(), terms[0].b.unpacked().cols());
+    let (rows, cols) = (terms[0].a.rows(), terms[0].b.cols());
     let mut c = unfilled(rows * cols);
     T::multiply(MatMut::new(&mut c, cols), Write::Set, scale, terms, Threads::All);
     c

@@ -2,8 +2,7 @@
 
 use flowtune_engine::ops::causal_attention::full_attention;
 use flowtune_engine::ops::conv::{Padding, conv2d};
-use flowtune_engine::ops::elementwise::silu;
-use flowtune_engine::ops::group_norm::group_norm;
+use flowtune_engine::ops::group_norm::{group_norm, group_norm_silu};
 use flowtune_engine::ops::layout::{pack_latents, unpack_latents};
 use flowtune_engine::ops::linear::linear_bias;
 use flowtune_engine::ops::upsample::upsample_nearest_2x;
@@ -28,16 +27,19 @@ impl Conv {
 
     /// Same height and width: half a kernel of zeros around.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.strided(x, 1, Padding::all(self.weight.dim(2) / 2))
+        self.forward_onto(x, None)
     }
 
-    fn strided(&self, x: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
-        Ok(conv2d(x, &self.weight, Some(&self.bias), stride, padding)?)
+    /// [`Conv::forward`] plus `residual`.
+    fn forward_onto(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let padding = Padding::all(self.weight.dim(2) / 2);
+        Ok(conv2d(x, &self.weight, Some(&self.bias), residual, 1, padding)?)
     }
 
     /// Half the height and width; `Downsample2D` pads only below and on the right.
     pub(super) fn halve(&self, x: &Tensor) -> Result<Tensor> {
-        self.strided(x, 2, Padding { bottom: 1, right: 1, ..Padding::default() })
+        let padding = Padding { bottom: 1, right: 1, ..Padding::default() };
+        Ok(conv2d(x, &self.weight, Some(&self.bias), None, 2, padding)?)
     }
 
     /// Twice the height and width.
@@ -63,7 +65,7 @@ impl Norm {
     }
 
     pub(super) fn silu(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(silu(&self.forward(x)?)?)
+        Ok(group_norm_silu(x, &self.weight, &self.bias, self.groups, NORM_EPS)?)
     }
 }
 
@@ -90,11 +92,8 @@ impl Resnet {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.silu(&h)?)?;
-        match &self.shortcut {
-            Some(shortcut) => add(&shortcut.forward(x)?, &h),
-            None => add(x, &h),
-        }
+        let shortcut = self.shortcut.as_ref().map(|shortcut| shortcut.forward(x)).transpose()?;
+        self.conv2.forward_onto(&self.norm2.silu(&h)?, Some(shortcut.as_ref().unwrap_or(x)))
     }
 }
 

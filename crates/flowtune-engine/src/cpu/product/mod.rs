@@ -79,6 +79,16 @@ pub(crate) enum Right<'a, R> {
     Mat(Mat<'a, R>),
     /// Packed before, for several products.
     Panels(&'a Panels<'a, R>),
+    /// Made where it is packed.
+    Made(&'a dyn Made<R>),
+}
+
+/// A right matrix that is never written down: its elements are made from something smaller.
+pub(crate) trait Made<R>: Sync {
+    /// Rows, columns.
+    fn extents(&self) -> (usize, usize);
+    /// Writes what is not zero of rows `k` and columns `cols` to `out`, which is zero, its rows `stride` apart.
+    fn write(&self, k: Range<usize>, cols: Range<usize>, out: &mut [R], stride: usize);
 }
 
 impl<'a, R> From<Mat<'a, R>> for Right<'a, R> {
@@ -93,19 +103,28 @@ impl<'a, R> From<&'a Panels<'a, R>> for Right<'a, R> {
     }
 }
 
-impl<'a, R> Right<'a, R> {
-    /// The matrix as it lies.
-    pub(crate) fn unpacked(&self) -> Mat<'a, R> {
+impl<R> Right<'_, R> {
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.extents().0
+    }
+
+    /// Columns.
+    pub(crate) fn cols(&self) -> usize {
+        self.extents().1
+    }
+
+    fn extents(&self) -> (usize, usize) {
         match self {
-            Self::Mat(mat) => *mat,
-            Self::Panels(panels) => panels.mat,
+            Self::Mat(mat) | Self::Panels(Panels { mat, .. }) => (mat.rows(), mat.cols()),
+            Self::Made(made) => made.extents(),
         }
     }
 }
 
 /// A right matrix that several products share, packed once.
 pub(crate) struct Panels<'a, R> {
-    mat: Mat<'a, R>,
+    pub(crate) mat: Mat<'a, R>,
     words: Vec<u32>,
 }
 
@@ -211,9 +230,9 @@ fn sums_by<K: Kind>(
 }
 
 fn extents<K: Kind>(terms: &[TermOf<K>]) -> (usize, usize) {
-    let (m, n) = terms.first().map_or((0, 0), |term| (term.a.rows(), term.b.unpacked().cols()));
+    let (m, n) = terms.first().map_or((0, 0), |term| (term.a.rows(), term.b.cols()));
     for Term { a, b } in terms {
-        assert_eq!((a.rows(), a.cols(), b.unpacked().cols()), (m, b.unpacked().rows(), n));
+        assert_eq!((a.rows(), a.cols(), b.cols()), (m, b.rows(), n));
     }
     (m, n)
 }
@@ -384,7 +403,7 @@ impl<K: Kind> Work<'_, K> {
     /// Words of the packed buffer that a segment takes.
     fn packed_size(&self, segment: &Segment, panels: usize) -> usize {
         match self.terms[segment.term].b {
-            Right::Mat(_) => pack::words::<K::Right>(segment.k.len()) * panels * NR,
+            Right::Mat(_) | Right::Made(_) => pack::words::<K::Right>(segment.k.len()) * panels * NR,
             Right::Panels(_) => 0,
         }
     }
@@ -400,8 +419,10 @@ impl<K: Kind> Work<'_, K> {
         let mut rest = &mut packed[..total];
         for segment in batch {
             let (out, tail) = rest.split_at_mut(size(segment));
-            if let Right::Mat(b) = &self.terms[segment.term].b {
-                pack::pack(b, segment.k.clone(), self.cols.clone(), out);
+            match self.terms[segment.term].b {
+                Right::Mat(b) => pack::pack(&b, segment.k.clone(), self.cols.clone(), out),
+                Right::Made(b) => pack::pack_made(b, segment.k.clone(), self.cols.clone(), out),
+                Right::Panels(_) => {}
             }
             rest = tail;
         }
@@ -424,7 +445,7 @@ impl<K: Kind> Work<'_, K> {
         for segment in batch {
             let words = pack::words::<K::Right>(segment.k.len());
             let b = match &self.terms[segment.term].b {
-                Right::Mat(_) => &packed[at + panel * words * NR..],
+                Right::Mat(_) | Right::Made(_) => &packed[at + panel * words * NR..],
                 Right::Panels(panels) => panels.from(self.cols.start / NR + panel, segment.k.start),
             };
             let b = &b[..words * NR];

@@ -1,6 +1,9 @@
 //! The right matrix in the order in which a kernel reads it: panels of [`NR`] columns, in each the words of k one after
 //! the other, `[words, NR]`. What is missing at the ends is zero.
 
+use std::ops::Range;
+
+use super::Made;
 use super::kernel::NR;
 use crate::cpu::mat::Mat;
 
@@ -36,7 +39,7 @@ pub(super) fn words<T: Packed>(k: usize) -> usize {
 
 /// Packs rows `k` and columns `cols` of `b` into `out`, of which there are `panels · words · NR` words.
 #[inline(always)]
-pub(super) fn pack<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, cols: std::ops::Range<usize>, out: &mut [u32]) {
+pub(super) fn pack<T: Packed>(b: &Mat<T>, k: Range<usize>, cols: Range<usize>, out: &mut [u32]) {
     let words = words::<T>(k.len());
     for (p, panel) in out.chunks_exact_mut(words * NR).take(cols.len().div_ceil(NR)).enumerate() {
         let first = cols.start + p * NR;
@@ -51,9 +54,29 @@ pub(super) fn pack<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, cols: std::
     }
 }
 
+/// As [`pack`], of a matrix that is made here.
+#[inline(always)]
+pub(super) fn pack_made<T: Packed>(b: &dyn Made<T>, k: Range<usize>, cols: Range<usize>, out: &mut [u32]) {
+    let words = words::<T>(k.len());
+    let mut rows = Vec::new();
+    for (p, panel) in out.chunks_exact_mut(words * NR).take(cols.len().div_ceil(NR)).enumerate() {
+        let first = cols.start + p * NR;
+        let cols = first..(first + NR).min(cols.end);
+        panel.fill(0);
+        if T::PER_WORD == 1 {
+            b.write(k.clone(), cols, bytemuck::cast_slice_mut(panel), NR);
+        } else {
+            rows.clear();
+            rows.resize(k.len() * NR, T::zeroed());
+            b.write(k.clone(), cols, &mut rows, NR);
+            interleave(&Mat::new(&rows, k.len(), NR), 0..k.len(), 0, NR, panel);
+        }
+    }
+}
+
 /// Columns are adjacent: words are made of elements of several rows.
 #[inline(always)]
-fn interleave<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
+fn interleave<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
     for (w, out) in panel.chunks_exact_mut(NR).enumerate() {
         let at = k.start + w * T::PER_WORD;
         let out = &mut out[..count];
@@ -89,7 +112,7 @@ fn interleave<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, co
 
 /// k is adjacent: words are as they lie, and change places.
 #[inline(always)]
-fn transpose<T: Packed>(b: &Mat<T>, k: std::ops::Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
+fn transpose<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
     const SIDE: usize = 16;
     let whole = k.len() / T::PER_WORD;
     let column = |j: usize| &b.column(first + j)[k.clone()];
