@@ -23,18 +23,16 @@ fn tensor(shape: &[usize], dtype: DType) -> Tensor {
 /// Forward and backward of `op` on a tracked input.
 fn step(c: &mut Criterion, name: &str, input: &Tensor, op: impl Fn(&Tape, &Var) -> Result<Var>) {
     c.bench_function(name, |b| {
-        b.iter(|| {
-            let tape = Tape::new();
-            let x = tape.leaf(input.clone());
-            let y = op(&tape, &x)?;
-            let seed = tensor(&[1], y.tensor().dtype());
-            let seed = flowtune_engine::ops::layout::expand(
-                &seed.reshape(&vec![1; y.tensor().shape().len()])?,
-                y.tensor().shape(),
-            )?;
-            tape.backward(&y, seed, &[&x], &mut Gradients::new())
-        });
+        b.iter(|| forward_and_backward(input, &op).expect("the operation runs"));
     });
+}
+
+fn forward_and_backward(input: &Tensor, op: impl Fn(&Tape, &Var) -> Result<Var>) -> Result<()> {
+    let tape = Tape::new();
+    let x = tape.leaf(input.clone());
+    let y = op(&tape, &x)?;
+    let seed = Tensor::full(1f32, y.tensor().shape()).to_dtype(y.tensor().dtype())?;
+    tape.backward(&y, seed, &[&x], &mut Gradients::new()).map(drop)
 }
 
 fn ops(c: &mut Criterion) {
