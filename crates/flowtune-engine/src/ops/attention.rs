@@ -16,7 +16,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// Queries of the forward, and keys of the backward, whose scores are in memory at once, per head.
-const CHUNK: usize = 128;
+const CHUNK: usize = 48;
 /// Queries that one pass of the backward goes over: sums over queries leave the registers once in a pass, and a thread
 /// keeps the gradients of keys × this many scores.
 const QUERIES_PER_PASS: usize = 1536;
@@ -249,22 +249,33 @@ impl<T: Multiply> Head<'_, T> {
         dv: MatMut<T::Compute>,
     ) {
         let count = pass.lse.len();
-        let (mut s, mut dp) = (unfilled::<T::Compute>(rows * count), unfilled::<T::Compute>(rows * count));
         let mut p = unfilled::<T>(rows * count);
-        multiply(MatMut::new(&mut s, count), Write::Set, self.scale, self.k.slice_rows(first, rows), &pass.q_t);
-        multiply(MatMut::new(&mut dp, count), Write::Set, T::Compute::one(), self.v.slice_rows(first, rows), &pass.g_t);
-        vectorised(
+        let scores = Term { a: self.k.slice_rows(first, rows), b: (&pass.q_t).into() };
+        let probabilities = MatMut::new(&mut p, count);
+        T::sums(
+            &[scores],
+            Threads::One,
             #[inline(always)]
-            || {
-                for i in 0..rows {
-                    let at = i * count..(i + 1) * count;
-                    let (s, dp) = (&s[at.clone()], &dp[at.clone()]);
-                    let (p, ds) = (&mut p[at.clone()], &mut ds[at]);
-                    for j in 0..count {
-                        let probability = (s[j] - pass.lse[j]).exp_fast();
-                        p[j] = T::store(probability);
-                        ds[j] = T::store(probability * (dp[j] - pass.delta[j]));
-                    }
+            |i, queries, scores| {
+                // SAFETY: each element comes once.
+                let p = unsafe { probabilities.row(i, queries.clone()) };
+                for ((p, &s), &lse) in p.iter_mut().zip(scores).zip(&pass.lse[queries]) {
+                    *p = T::store((self.scale * s - lse).exp_fast());
+                }
+            },
+        );
+        let products = Term { a: self.v.slice_rows(first, rows), b: (&pass.g_t).into() };
+        let ds_rows = MatMut::new(ds, count);
+        T::sums(
+            &[products],
+            Threads::One,
+            #[inline(always)]
+            |i, queries, dp| {
+                let p = &p[i * count..][queries.clone()];
+                // SAFETY: each element comes once.
+                let ds = unsafe { ds_rows.row(i, queries.clone()) };
+                for (((ds, p), &dp), &delta) in ds.iter_mut().zip(p).zip(dp).zip(&pass.delta[queries]) {
+                    *ds = T::store(p.load() * (dp - delta));
                 }
             },
         );

@@ -1,6 +1,8 @@
 //! The innermost loops: a tile of the product, from rows of the left matrix where they lie and a packed panel of the
 //! right one. Both are read in words of 32 bits: one f32, two bf16 or four int8 that are adjacent along k.
 
+use crate::cpu::mat::Write;
+
 /// Rows of a tile.
 pub(super) const MR: usize = 12;
 /// Columns of a tile.
@@ -25,11 +27,13 @@ impl Tile {
     }
 }
 
-/// tile += A·B over `words` words of k. A: [`MR`] rows of words, `row_bytes` apart; B: `[words, NR]` words.
+/// tile = A·B over `words` words of k, or tile += A·B where `write` says so. A: [`MR`] rows of words, `row_bytes` apart;
+/// B: `[words, NR]` words.
 ///
 /// # Safety
 /// The processor has the kernel's instructions, A's rows and B are readable over `words` words.
-pub(crate) type Kernel = unsafe fn(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile);
+pub(crate) type Kernel =
+    unsafe fn(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write);
 
 /// A kernel under the name of its instructions.
 pub(crate) type Named = (&'static str, Kernel);
@@ -97,8 +101,12 @@ unsafe fn portable<S: bytemuck::Pod>(
     row_bytes: usize,
     b: *const u32,
     tile: &mut Tile,
+    write: Write,
     multiply: impl Fn(u32, u32, &mut S),
 ) {
+    if write == Write::Set {
+        *tile = Tile::ZERO;
+    }
     for r in (0..MR).step_by(2) {
         let [mut first, mut second]: [[S; NR]; 2] = [r, r + 1].map(|r| std::array::from_fn(|j| tile.row::<S>(r)[j]));
         for w in 0..words {
@@ -126,27 +134,27 @@ fn fused(a: f32, b: f32, c: f32) -> f32 {
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn f32_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+unsafe fn f32_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
     let multiply = |a: u32, b: u32, sum: &mut f32| *sum = fused(f32::from_bits(a), f32::from_bits(b), *sum);
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
 }
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn bf16_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+unsafe fn bf16_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
     let wide = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
     let multiply = |a: u32, b: u32, sum: &mut f32| {
         let (a, b) = (wide(a), wide(b));
         *sum = fused(a[1], b[1], fused(a[0], b[0], *sum));
     };
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
 }
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
     let multiply = |a: u32, b: u32, sum: &mut i32| {
         let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
         for i in 0..4 {
@@ -154,12 +162,12 @@ unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const 
         }
     };
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, multiply) }
+    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{MR, NR, Tile};
+    use super::{MR, NR, Tile, Write};
     use std::arch::x86_64::*;
 
     /// The whole tile in 24 registers; `dot` adds A's word times B's words to the sums.
@@ -168,14 +176,23 @@ mod x86 {
             /// # Safety
             /// As [`super::Kernel`].
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+            pub(super) unsafe fn $name(
+                words: usize,
+                a: *const u8,
+                row_bytes: usize,
+                b: *const u32,
+                tile: &mut Tile,
+                write: Write,
+            ) {
                 let sums = tile.0.as_mut_ptr();
                 // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
                 unsafe {
                     let mut c = [[_mm512_setzero_si512(); 2]; MR];
-                    for r in 0..MR {
-                        for h in 0..2 {
-                            c[r][h] = _mm512_load_si512(sums.add(r * NR + 16 * h).cast());
+                    if write == Write::Add {
+                        for r in 0..MR {
+                            for h in 0..2 {
+                                c[r][h] = _mm512_load_si512(sums.add(r * NR + 16 * h).cast());
+                            }
                         }
                     }
                     let (mut a, mut b) = (a, b);
@@ -226,7 +243,14 @@ mod x86 {
             /// # Safety
             /// As [`super::Kernel`].
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile) {
+            pub(super) unsafe fn $name(
+                words: usize,
+                a: *const u8,
+                row_bytes: usize,
+                b: *const u32,
+                tile: &mut Tile,
+                write: Write,
+            ) {
                 const ROWS: usize = MR / 2;
                 const COLS: usize = NR / 2;
                 for quarter in 0..4 {
@@ -235,9 +259,11 @@ mod x86 {
                     unsafe {
                         let sums = tile.0.as_mut_ptr().add(top * NR + left);
                         let mut c = [[_mm256_setzero_si256(); 2]; ROWS];
-                        for r in 0..ROWS {
-                            for h in 0..2 {
-                                c[r][h] = _mm256_load_si256(sums.add(r * NR + 8 * h).cast());
+                        if write == Write::Add {
+                            for r in 0..ROWS {
+                                for h in 0..2 {
+                                    c[r][h] = _mm256_load_si256(sums.add(r * NR + 8 * h).cast());
+                                }
                             }
                         }
                         let (mut a, mut b) = (a.add(top * row_bytes), b.add(left));

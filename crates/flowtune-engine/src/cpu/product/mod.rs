@@ -368,10 +368,8 @@ impl<K: Kind> Work<'_, K> {
                         1 => &mut scratch.tiles[0],
                         _ => &mut scratch.tiles[r * panels + p],
                     };
-                    if b == 0 {
-                        *tile = Tile::ZERO;
-                    }
-                    self.tile(batch, i, count, p, panels, &scratch.packed, &mut scratch.last_rows, tile);
+                    let write = if b == 0 { Write::Set } else { Write::Add };
+                    self.tile(batch, i, count, p, panels, &scratch.packed, &mut scratch.last_rows, tile, write);
                     if last {
                         let start = self.cols.start + p * NR;
                         let cols = start..(start + NR).min(self.cols.end);
@@ -428,7 +426,7 @@ impl<K: Kind> Work<'_, K> {
         }
     }
 
-    /// Adds the products of a batch to a tile of `count` rows from row `i`.
+    /// The products of a batch, as or added to a tile of `count` rows from row `i`.
     #[inline(always)]
     fn tile(
         &self,
@@ -440,6 +438,7 @@ impl<K: Kind> Work<'_, K> {
         packed: &[u32],
         last_rows: &mut Vec<u32>,
         tile: &mut Tile,
+        mut write: Write,
     ) {
         let mut at = 0;
         for segment in batch {
@@ -454,14 +453,15 @@ impl<K: Kind> Work<'_, K> {
             // they do; b is a panel.
             unsafe {
                 match count {
-                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), tile),
+                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), tile, write),
                     _ => {
                         let a = copy_rows(a, row_bytes, count, words, last_rows);
-                        (self.kernel)(words, a, words * 4, b.as_ptr(), tile);
+                        (self.kernel)(words, a, words * 4, b.as_ptr(), tile, write);
                     }
                 }
             }
             at += self.packed_size(segment, panels);
+            write = Write::Add;
         }
     }
 }

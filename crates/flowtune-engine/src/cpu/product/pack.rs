@@ -40,16 +40,29 @@ pub(super) fn words<T: Packed>(k: usize) -> usize {
 /// Packs rows `k` and columns `cols` of `b` into `out`, of which there are `panels · words · NR` words.
 #[inline(always)]
 pub(super) fn pack<T: Packed>(b: &Mat<T>, k: Range<usize>, cols: Range<usize>, out: &mut [u32]) {
-    let words = words::<T>(k.len());
-    for (p, panel) in out.chunks_exact_mut(words * NR).take(cols.len().div_ceil(NR)).enumerate() {
+    let size = words::<T>(k.len()) * NR;
+    let panels = cols.len().div_ceil(NR);
+    let out = &mut out[..panels * size];
+    let columns = |p: usize| {
         let first = cols.start + p * NR;
-        let count = NR.min(cols.end - first);
-        if count < NR {
-            panel.fill(0);
+        (first, NR.min(cols.end - first))
+    };
+    if columns(panels - 1).1 < NR {
+        out[(panels - 1) * size..].fill(0);
+    }
+    if b.is_row_major() {
+        // Word by word over all panels: what lies side by side is read so.
+        for (w, at) in k.clone().step_by(T::PER_WORD).enumerate() {
+            let elements = at..(at + T::PER_WORD).min(k.end);
+            for p in 0..panels {
+                let (first, count) = columns(p);
+                interleave(b, elements.clone(), first, &mut out[p * size + w * NR..][..count]);
+            }
         }
-        match b.is_row_major() {
-            true => interleave(b, k.clone(), first, count, panel),
-            false => transpose(b, k.clone(), first, count, panel),
+    } else {
+        for (p, panel) in out.chunks_exact_mut(size).enumerate() {
+            let (first, count) = columns(p);
+            transpose(b, k.clone(), first, count, panel);
         }
     }
 }
@@ -69,42 +82,39 @@ pub(super) fn pack_made<T: Packed>(b: &dyn Made<T>, k: Range<usize>, cols: Range
             rows.clear();
             rows.resize(k.len() * NR, T::zeroed());
             b.write(k.clone(), cols, &mut rows, NR);
-            interleave(&Mat::new(&rows, k.len(), NR), 0..k.len(), 0, NR, panel);
+            pack(&Mat::new(&rows, k.len(), NR), 0..k.len(), 0..NR, panel);
         }
     }
 }
 
-/// Columns are adjacent: words are made of elements of several rows.
+/// Columns are adjacent: a word of each is made of elements `k` of several rows, from column `first` on.
 #[inline(always)]
-fn interleave<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, count: usize, panel: &mut [u32]) {
-    for (w, out) in panel.chunks_exact_mut(NR).enumerate() {
-        let at = k.start + w * T::PER_WORD;
-        let out = &mut out[..count];
-        let row = |i: usize| &b.row(at + i)[first..][..count];
-        match (T::PER_WORD, at + T::PER_WORD <= k.end) {
-            (1, true) => out.copy_from_slice(bytemuck::cast_slice(row(0))),
-            (2, true) => {
-                let (r0, r1): (&[u16], &[u16]) = (bytemuck::cast_slice(row(0)), bytemuck::cast_slice(row(1)));
-                for j in 0..count {
-                    out[j] = u32::from(r0[j]) | u32::from(r1[j]) << 16;
-                }
+fn interleave<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, out: &mut [u32]) {
+    let count = out.len();
+    let row = |i: usize| &b.row(k.start + i)[first..][..count];
+    match (T::PER_WORD, k.len() == T::PER_WORD) {
+        (1, true) => out.copy_from_slice(bytemuck::cast_slice(row(0))),
+        (2, true) => {
+            let (r0, r1): (&[u16], &[u16]) = (bytemuck::cast_slice(row(0)), bytemuck::cast_slice(row(1)));
+            for j in 0..count {
+                out[j] = u32::from(r0[j]) | u32::from(r1[j]) << 16;
             }
-            (4, true) => {
-                let rows = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
-                let mut done = 0;
-                #[cfg(target_arch = "x86_64")]
-                while done + 16 <= count {
-                    x86::interleave16(rows.map(|row| row[done..].first_chunk().unwrap_or(&[0; 16])), &mut out[done..]);
-                    done += 16;
-                }
-                for j in done..count {
-                    out[j] = u32::from_le_bytes(rows.map(|row| row[j]));
-                }
+        }
+        (4, true) => {
+            let rows = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
+            let mut done = 0;
+            #[cfg(target_arch = "x86_64")]
+            while done + 16 <= count {
+                x86::interleave16(rows.map(|row| row[done..].first_chunk().unwrap_or(&[0; 16])), &mut out[done..]);
+                done += 16;
             }
-            _ => {
-                for (j, out) in out.iter_mut().enumerate() {
-                    *out = T::word((at..k.end).map(|k| b.row(k)[first + j]));
-                }
+            for j in done..count {
+                out[j] = u32::from_le_bytes(rows.map(|row| row[j]));
+            }
+        }
+        _ => {
+            for (j, out) in out.iter_mut().enumerate() {
+                *out = T::word(k.clone().map(|k| b.row(k)[first + j]));
             }
         }
     }
