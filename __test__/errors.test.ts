@@ -99,6 +99,12 @@ describe('options', () => {
     await expect(model.addLora({ rank: 0 })).rejects.toThrow('`rank` must be a whole number, at least 1, got 0')
     await expect(model.addLora({ targets: ['to_x'] })).rejects.toThrow('to_x is no linear layer of this model')
   })
+
+  it('but not of default targets in a model with one kind of block', async () => {
+    const model = await tinyModel({ num_single_layers: 0 })
+    await expect(model.addLora({ rank: 2 })).resolves.toHaveLength(2 * 12)
+    await expect(model.addLora({ targets: ['to_qkv_mlp_proj'] })).rejects.toThrow('to_qkv_mlp_proj is no linear layer')
+  })
 })
 
 describe('a step', () => {

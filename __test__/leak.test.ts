@@ -18,6 +18,8 @@ it.each([
   ['10,000 steps’ worth of tensors that are disposed of', 'dispose'],
   ['10,000 steps’ worth of tensors that are left to the garbage collector', 'collect'],
   ['400 training steps', 'train'],
+  ['400 training steps in bfloat16', 'bfloat16'],
+  ['400 training steps over an int8 base', 'int8'],
 ])('%s leave memory flat', (_, work) => {
   const [, second, , last] = residentMemory(work)
   expect(last - second).toBeLessThan(FLAT)

@@ -1,9 +1,13 @@
-// Floating-point operations of one training step, counted from the geometry: products of linear layers and attention.
+// Floating-point operations of one training step, counted from the geometry: products of linear layers, their adapters
+// and attention.
+
+/** Of the adapters that the benches train. */
+const RANK = 16
 
 /**
  * A frozen layer costs a forward product and one for the gradient of its input; a trained one also one for its weight.
- * What is kept is not computed again; a checkpointed block runs its forward twice. Adapters, embeddings of time and
- * everything between the products are left out: they are a percent or two.
+ * What is kept is not computed again; a checkpointed block runs its forward twice. Embeddings of time and everything
+ * between the products are left out: they are a percent.
  */
 export function flopsOfStep({ transformer, latents, textTokens }, mode, checkpointed) {
   const { num_layers, num_single_layers, attention_head_dim, num_attention_heads, joint_attention_dim } = transformer
@@ -18,9 +22,12 @@ export function flopsOfStep({ transformer, latents, textTokens }, mode, checkpoi
   const linear = blocks * block
   const attention = blocks * 2 * scores
   const ends = 2 * image * 128 * dim + 2 * textTokens * joint_attention_dim * dim + 2 * image * dim * 128
-  const forward = linear + attention + ends
+  // Two thin products for each layer, as wide as what goes in and comes out. A single block's layers are fewer.
+  const widths = num_layers * (8 * dim + (dim + 2 * mlp) + (mlp + dim)) + num_single_layers * (6 * dim + 3 * mlp)
+  const adapters = mode === 'lora' ? 2 * tokens * RANK * widths : 0
+  const forward = linear + adapters + attention + ends
   // Gradients of the inputs of linear layers; of scores again, probabilities, q, k and v.
-  const backward = linear + blocks * 5 * scores + 2 * image * dim * 128
+  const backward = linear + 2 * adapters + blocks * 5 * scores + 2 * image * dim * 128
   const weights = mode === 'full' ? linear + ends : 0
-  return forward + backward + weights + (checkpointed ? linear + attention : 0)
+  return forward + backward + weights + (checkpointed ? linear + adapters + attention : 0)
 }

@@ -1,11 +1,12 @@
-// One training run of random weights, timed: prints JSON on stdout. `step.mjs` starts it.
+// One training run of random weights, timed: prints JSON on stdout. `step.mjs` and `scale.mjs` start it, with the name of
+// a geometry or one of their own as JSON.
 
 import { readFileSync } from 'node:fs'
 import { AdamW, clipGradNorm, createPipeline, Flux2Transformer, Tensor } from '../dist/index.js'
 
 const [name, mode, checkpointing, steps, dtype] = process.argv.slice(2)
 const geometries = JSON.parse(readFileSync(new URL('geometries.json', import.meta.url), 'utf8'))
-const { transformer, latents, textTokens } = geometries[name]
+const { transformer, latents, textTokens } = geometries[name] ?? JSON.parse(name)
 
 // int8 stands for a base in int8 and everything else in bfloat16.
 const types = dtype === 'int8' ? { dtype: 'bfloat16', quantization: 'int8' } : { dtype, trainable: mode === 'full' }
@@ -22,6 +23,7 @@ const batch = {
   textEmbeddings: Tensor.randn([1, textTokens, transformer.joint_attention_dim], { seed: 2 }),
 }
 const seconds = []
+const residentBytes = []
 for (let step = 0; step < Number(steps) + 1; step += 1) {
   const started = performance.now()
   const { loss } = await pipeline.step(model, batch, { seed: 1, step })
@@ -31,7 +33,8 @@ for (let step = 0; step < Number(steps) + 1; step += 1) {
   // As the peer's zero_grad does; otherwise they live until the garbage collector comes by.
   gradients.clear()
   seconds.push((performance.now() - started) / 1000)
+  residentBytes.push(process.memoryUsage.rss())
 }
 // The first step warms up: it allocates, and pages weights in.
 const peakBytes = process.resourceUsage().maxRSS * 1024
-process.stdout.write(JSON.stringify({ seconds: seconds.slice(1), peakBytes }))
+process.stdout.write(JSON.stringify({ seconds: seconds.slice(1), residentBytes, peakBytes }))

@@ -32,10 +32,14 @@ async function pause(step, steps) {
   resident.push(process.memoryUsage.rss() / 2 ** 20)
 }
 
+const train = (steps, load) => trainLoop({ steps, seed: 1, load, onStep: (step) => pause(step, steps) })
+
 const work = {
   dispose: () => tensors(true),
   collect: () => tensors(false),
-  train: () => trainLoop({ steps: 400, seed: 1, onStep: (step) => pause(step, 400) }),
+  train: () => train(400),
+  bfloat16: () => train(400, { dtype: 'bfloat16' }),
+  int8: () => train(400, { dtype: 'bfloat16', quantization: 'int8' }),
   large,
 }
 await work[process.argv[2]]()

@@ -21,9 +21,12 @@ const config = {
   guidance_embeds: false,
 }
 
-/** Trains for `steps` and gives the losses and a checksum of the weights. `onStep` is awaited after each step. */
-export async function trainLoop({ steps, seed, side = 4, samples = 2, onStep = () => {} }) {
-  const model = await Flux2Transformer.fromConfig(config, { seed })
+/**
+ * Trains for `steps` and gives the losses and a checksum of the weights. `load` says how the model is loaded; `onStep` is
+ * awaited after each step.
+ */
+export async function trainLoop({ steps, seed, side = 4, samples = 2, load = {}, onStep = () => {} }) {
+  const model = await Flux2Transformer.fromConfig(config, { seed, ...load })
   const parameters = await model.addLora({ rank: 2, seed })
   const pipeline = createPipeline('flux2', { useGuidanceEmbeds: false }, { lossWeighting: 'none' })
   const optimizer = new AdamW(parameters, { lr: 1e-2 })

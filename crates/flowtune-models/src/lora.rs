@@ -57,7 +57,7 @@ impl LoraConfig {
     /// Names of the layers that get an adapter, in the model's order.
     ///
     /// # Errors
-    /// `CHECKPOINT_LAYOUT` when a target selects no layer.
+    /// `CHECKPOINT_LAYOUT` when a target that is no default selects no layer.
     pub fn selected<'a>(&self, model: &'a Flux2Transformer) -> Result<Vec<&'a str>> {
         check_targets(model, self)?;
         Ok(model.linears().into_iter().map(module_name).filter(|m| self.selects(m)).collect())
@@ -84,7 +84,7 @@ fn module_name(linear: &Linear) -> &str {
 /// (uniform in ±1/√in), from `seed` and the module's name; B starts at zero. Returns the weights in order.
 ///
 /// # Errors
-/// `CHECKPOINT_LAYOUT` when a target selects no layer.
+/// `CHECKPOINT_LAYOUT` when a target that is no default selects no layer.
 pub fn add_lora(model: &Flux2Transformer, config: &LoraConfig, seed: u64) -> Result<Vec<Param>> {
     check_targets(model, config)?;
     attach(model, config, |module, inputs, outputs| {
@@ -135,7 +135,12 @@ pub fn restore_lora(
     })
 }
 
+/// Every target that was asked for is there. The defaults name the layers of both kinds of blocks, and a model may have
+/// one kind alone.
 fn check_targets(model: &Flux2Transformer, config: &LoraConfig) -> Result<()> {
+    if config.targets == DEFAULT_TARGETS {
+        return Ok(());
+    }
     let linears = model.linears();
     for target in &config.targets {
         if !linears.iter().any(|l| matches_suffix(target, module_name(l))) {
