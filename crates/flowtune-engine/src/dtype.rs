@@ -44,7 +44,7 @@ impl DType {
 }
 
 /// A type that tensors can hold.
-pub trait Element: WithDType {
+pub trait Element: WithDType + bytemuck::Pod {
     /// The matching [`DType`].
     const KIND: DType;
     #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! Matrices in int8 with a scale for each row: weights of a frozen base model.
 
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::memory;
 use crate::cpu::parallel;
 use crate::cpu::product::{Int8, Term, sums};
 use crate::cpu::simd::vectorised;
@@ -23,7 +24,7 @@ impl Int8Rows {
     /// Rounds a matrix to int8; each row's largest element becomes ±127.
     pub(crate) fn quantised<T: Stored<Compute = f32>>(x: &[T], cols: usize) -> Self {
         let scales: Vec<f32> = x.chunks_exact(cols.max(1)).map(|row| largest(row) / LARGEST).collect();
-        let mut data = parallel::unfilled::<i8>(x.len());
+        let mut data = memory::unfilled::<i8>(x.len());
         parallel::rows(
             &mut data,
             cols,
@@ -122,7 +123,7 @@ impl Bytes {
     /// Rounds rows of `factors`·x, element by element; without factors, of x.
     pub(crate) fn quantised<T: Stored<Compute = f32>>(x: &[T], cols: usize, factors: Option<&[f32]>) -> Self {
         let rows = x.len() / cols.max(1);
-        let mut data = parallel::unfilled::<u8>(x.len());
+        let mut data = memory::unfilled::<u8>(x.len());
         let mut scales = vec![0f32; rows];
         let out = scales.iter_mut().zip(data.chunks_exact_mut(cols.max(1))).collect::<Vec<_>>();
         parallel::items(

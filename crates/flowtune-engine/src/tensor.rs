@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{CpuStorage, Storage, backend::BackendStorage};
 
+use crate::cpu::memory;
 use crate::cpu::parallel;
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
@@ -59,6 +60,23 @@ impl Tensor {
         if data.len() != shape.iter().product::<usize>() {
             return Err(shape_error("from_vec", "data", format!("for {shape:?}"), &[data.len()]));
         }
+        Ok(Self::new(data, shape))
+    }
+
+    /// Tensor of the little-endian elements in `bytes`, which need not be aligned; copied by all threads.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when `bytes` are not those of the product of `shape` elements.
+    pub fn from_le_bytes<T: Element>(bytes: &[u8], shape: &[usize]) -> Result<Self> {
+        const BLOCK: usize = 1 << 20;
+        const { assert!(cfg!(target_endian = "little")) };
+        let len = shape.iter().product::<usize>();
+        if len.checked_mul(size_of::<T>()) != Some(bytes.len()) {
+            return Err(shape_error("from_le_bytes", "bytes", format!("for {shape:?}"), &[bytes.len()]));
+        }
+        let mut data = memory::unfilled::<T>(len);
+        let out: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
+        parallel::rows(out, BLOCK, |i, out| out.copy_from_slice(&bytes[i * BLOCK..][..out.len()]));
         Ok(Self::new(data, shape))
     }
 
@@ -254,7 +272,7 @@ impl Tensor {
         fn cast<A: Stored<Compute = f32>, B: Stored<Compute = f32>>(x: &Tensor) -> Result<Tensor> {
             const BLOCK: usize = 4096;
             let from = x.as_slice::<A>()?;
-            let mut out = parallel::unfilled::<B>(from.len());
+            let mut out = memory::unfilled::<B>(from.len());
             parallel::rows(
                 &mut out,
                 BLOCK,
@@ -341,5 +359,25 @@ fn to_candle(dtype: DType) -> candle_core::DType {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({} {:?})", self.dtype().name(), self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tensor;
+
+    #[test]
+    fn bytes_are_read_from_any_address_whatever_their_length() {
+        // Past the size of a huge page, and of no whole number of blocks.
+        const LEN: usize = (5 << 20) / 4 + 3;
+        let value = |i: usize| i as f32 * 0.5 - 7.0;
+        let mut bytes = vec![0xffu8];
+        bytes.extend((0..LEN).flat_map(|i| value(i).to_le_bytes()));
+        let tensor = Tensor::from_le_bytes::<f32>(&bytes[1..], &[LEN]).unwrap();
+        assert!(tensor.as_slice::<f32>().unwrap().iter().enumerate().all(|(i, &x)| x == value(i)));
+        for wrong in [LEN - 1, LEN + 1] {
+            let error = Tensor::from_le_bytes::<f32>(&bytes[1..], &[wrong]).unwrap_err();
+            assert!(error.to_string().contains("from_le_bytes"), "{error}");
+        }
     }
 }

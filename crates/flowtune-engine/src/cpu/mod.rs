@@ -3,6 +3,7 @@
 pub(crate) mod gemm;
 pub(crate) mod lanes;
 pub(crate) mod mat;
+pub(crate) mod memory;
 pub(crate) mod parallel;
 pub(crate) mod product;
 pub(crate) mod simd;

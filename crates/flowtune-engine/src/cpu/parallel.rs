@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::cpu::memory::unfilled;
 use crate::cpu::simd::vectorised;
 use crate::dtype::Stored;
 use crate::error::{Error, Result};
@@ -122,22 +123,6 @@ pub(crate) fn sum_rows<T: crate::dtype::Real>(rows: usize, width: usize, f: impl
             a
         })
         .unwrap_or_else(|| vec![T::zero(); width])
-}
-
-/// A vector of numbers that nobody has written yet: zeroing the large results of an operation, only to write them,
-/// would cost as much as many an operation itself.
-pub(crate) fn unfilled<T: bytemuck::Pod>(len: usize) -> Vec<T> {
-    let mut data = Vec::<T>::with_capacity(len);
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    // SAFETY: the memory is allocated, and any bits are a value of T. The empty assembly may, for all that the compiler
-    // knows, have written to it, so that its contents are arbitrary but fixed.
-    unsafe {
-        std::arch::asm!("/* {0} */", in(reg) data.as_mut_ptr(), options(nostack, preserves_flags));
-        data.set_len(len);
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    data.resize(len, T::zeroed());
-    data
 }
 
 /// A new vector of `rows * row` elements filled by f(i, row i).

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::cpu::gemm::Multiply;
 use crate::cpu::lanes;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
-use crate::cpu::parallel::unfilled;
+use crate::cpu::memory::unfilled;
 use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
 use crate::dtype::{Real, Stored, with_stored};

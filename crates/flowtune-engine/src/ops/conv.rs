@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads};
-use crate::cpu::parallel;
+use crate::cpu::memory;
 use crate::cpu::product::{Made, Right, Term};
 use crate::cpu::simd::vectorised;
 use crate::dtype::{Real, with_real};
@@ -57,7 +57,7 @@ pub fn conv2d(
         let residual = residual.map(|residual| residual.as_slice::<T>()).transpose()?;
         let x = x.as_slice::<T>()?;
         let size = d.outputs * d.area();
-        let mut y = parallel::unfilled(d.batch * size);
+        let mut y = memory::unfilled(d.batch * size);
         if size > 0 {
             for (i, y) in y.chunks_exact_mut(size).enumerate() {
                 let image = &x[i * d.inputs * d.height * d.width..][..d.inputs * d.height * d.width];

@@ -1,5 +1,6 @@
 //! silu, and what loops over elements.
 
+use crate::cpu::memory;
 use crate::cpu::parallel;
 use crate::dtype::{DType, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
@@ -90,7 +91,7 @@ pub(crate) fn silu_gradient<T: Real>(x: T, g: T) -> T {
 /// f of every element.
 pub(crate) fn map<T: Stored>(x: &Tensor, f: impl Fn(T::Compute) -> T::Compute + Sync) -> Result<Tensor> {
     let data = x.as_slice::<T>()?;
-    let mut out = parallel::unfilled(data.len());
+    let mut out = memory::unfilled(data.len());
     parallel::rows(
         &mut out,
         BLOCK,
@@ -117,7 +118,7 @@ pub(crate) fn zip_slices<T: Stored>(
     f: impl Fn(T::Compute, T::Compute) -> T::Compute + Sync,
 ) -> Result<Tensor> {
     let (a, b) = (x.as_slice::<T>()?, y.as_slice::<T>()?);
-    let mut out = parallel::unfilled(a.len());
+    let mut out = memory::unfilled(a.len());
     parallel::rows(
         &mut out,
         BLOCK,

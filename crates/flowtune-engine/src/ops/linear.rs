@@ -2,7 +2,7 @@
 
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
-use crate::cpu::parallel::unfilled;
+use crate::cpu::memory::unfilled;
 use crate::cpu::product::Term;
 use crate::dtype::{Element, Stored, with_real, with_stored};
 use crate::error::{Result, shape_error};

@@ -16,6 +16,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::memory;
 use crate::cpu::parallel;
 use crate::cpu::simd::vectorised;
 use crate::dtype::Stored;
@@ -139,7 +140,7 @@ impl<'a, R: Packed> Panels<'a, R> {
     /// Packs `mat`.
     pub(crate) fn packed(mat: Mat<'a, R>) -> Self {
         let size = pack::words::<R>(mat.rows()) * NR;
-        let mut words = parallel::unfilled(mat.cols().div_ceil(NR) * size);
+        let mut words = memory::unfilled(mat.cols().div_ceil(NR) * size);
         vectorised(
             #[inline(always)]
             || pack::pack(&mat, 0..mat.rows(), 0..mat.cols(), &mut words),
