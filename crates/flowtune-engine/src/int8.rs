@@ -189,6 +189,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn products_are_those_of_what_the_integers_stand_for() {
+        let numbers = |len: usize, step: usize| -> Vec<f32> {
+            (0..len).map(|i| ((i * step % 101) as f32 - 50.0) * 0.013 * (1 + i % 7) as f32).collect()
+        };
+        let (rows, outputs, inputs) = (5, 37, 70);
+        let weight = Int8Rows::quantised(&numbers(outputs * inputs, 37), inputs);
+        let w = weight.dequantised();
+        for side in [Side::Forward, Side::InputGradient] {
+            let forward = matches!(side, Side::Forward);
+            let (k, n) = if forward { (inputs, outputs) } else { (outputs, inputs) };
+            let x = numbers(rows * k, 53);
+            // The input gradient is rounded after the scales of W are multiplied into it.
+            let bytes = Bytes::quantised(&x, k, (!forward).then_some(&weight.scales[..]));
+            let seen = |i: usize, j: usize| {
+                let x = (f64::from(bytes.data[i * k + j]) - 128.0) * f64::from(bytes.scales[i]);
+                if forward { x } else { x / f64::from(weight.scales[j]) }
+            };
+            let mut set = vec![9f32; rows * n];
+            weight.multiply(MatMut::new(&mut set, n), Write::Set, &x, side);
+            let mut added = vec![9f32; rows * n];
+            weight.multiply(MatMut::new(&mut added, n), Write::Add, &x, side);
+            for at in 0..rows * n {
+                let (i, col) = (at / n, at % n);
+                let of_weight = |j: usize| f64::from(w[if forward { col * inputs + j } else { j * inputs + col }]);
+                let products = (0..k).map(|j| seen(i, j) * of_weight(j));
+                let (want, size) = products.fold((0.0, 0.0), |(sum, size), p: f64| (sum + p, size + p.abs()));
+                assert!((f64::from(set[at]) - want).abs() < 1e-5 * size, "{at}: {} for {want}", set[at]);
+                assert!((f64::from(added[at]) - 9.0 - want).abs() < 1e-5 * (size + 9.0), "{at}: {}", added[at]);
+            }
+        }
+    }
+
+    #[test]
     fn quantising_is_off_by_half_a_step_at_most() {
         let x: Vec<f32> = (0..300).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013 * (1 + i / 100) as f32).collect();
         let q = Int8Rows::quantised(&x, 100);

@@ -106,8 +106,12 @@ fn a_product_is_added_scaled_and_rounded_once() {
     let round = |x: &f32| bf16::from_f32(*x);
     let (a, b): (Vec<bf16>, Vec<bf16>) = (a.iter().map(round).collect(), b.iter().map(round).collect());
     let term = || [Term { a: Mat::new(&a, 20, 30), b: Mat::new(&b, 30, 40).into() }];
+    let dot = |i: usize| (0..30).map(|k| f64::from(a[i / 40 * 30 + k]) * f64::from(b[k * 40 + i % 40])).sum::<f64>();
     let mut exact = vec![0.5f32; 20 * 40];
     product::<Bf16, _>(MatMut::new(&mut exact, 40), Write::Add, 0.25, &term(), Threads::All);
+    for (i, &got) in exact.iter().enumerate() {
+        assert!((f64::from(got) - (0.5 + 0.25 * dot(i))).abs() < 1e-5, "{i}: {got}");
+    }
     let mut rounded = vec![bf16::from_f32(0.5); 20 * 40];
     product::<Bf16, _>(MatMut::new(&mut rounded, 40), Write::Add, 0.25, &term(), Threads::All);
     assert!(exact.iter().zip(&rounded).all(|(&e, &r)| bf16::from_f32(e) == r));
