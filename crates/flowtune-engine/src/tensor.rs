@@ -63,20 +63,14 @@ impl Tensor {
         Ok(Self::new(data, shape))
     }
 
-    /// Tensor of the little-endian elements in `bytes`, which need not be aligned; copied by all threads.
+    /// Tensor whose elements, little-endian as in files, `read` writes: straight to where they stay.
     ///
     /// # Errors
-    /// `SHAPE_MISMATCH` when `bytes` are not those of the product of `shape` elements.
-    pub fn from_le_bytes<T: Element>(bytes: &[u8], shape: &[usize]) -> Result<Self> {
-        const BLOCK: usize = 1 << 20;
+    /// Those of `read`.
+    pub fn read_le<T: Element, E>(shape: &[usize], read: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         const { assert!(cfg!(target_endian = "little")) };
-        let len = shape.iter().product::<usize>();
-        if len.checked_mul(size_of::<T>()) != Some(bytes.len()) {
-            return Err(shape_error("from_le_bytes", "bytes", format!("for {shape:?}"), &[bytes.len()]));
-        }
-        let mut data = memory::unfilled::<T>(len);
-        let out: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
-        parallel::rows(out, BLOCK, |i, out| out.copy_from_slice(&bytes[i * BLOCK..][..out.len()]));
+        let mut data = memory::unfilled::<T>(shape.iter().product());
+        read(bytemuck::cast_slice_mut(&mut data))?;
         Ok(Self::new(data, shape))
     }
 
@@ -367,17 +361,16 @@ mod tests {
     use super::Tensor;
 
     #[test]
-    fn bytes_are_read_from_any_address_whatever_their_length() {
-        // Past the size of a huge page, and of no whole number of blocks.
+    fn elements_are_what_was_read() {
+        // Past the size of a huge page.
         const LEN: usize = (5 << 20) / 4 + 3;
         let value = |i: usize| i as f32 * 0.5 - 7.0;
-        let mut bytes = vec![0xffu8];
-        bytes.extend((0..LEN).flat_map(|i| value(i).to_le_bytes()));
-        let tensor = Tensor::from_le_bytes::<f32>(&bytes[1..], &[LEN]).unwrap();
-        assert!(tensor.as_slice::<f32>().unwrap().iter().enumerate().all(|(i, &x)| x == value(i)));
-        for wrong in [LEN - 1, LEN + 1] {
-            let error = Tensor::from_le_bytes::<f32>(&bytes[1..], &[wrong]).unwrap_err();
-            assert!(error.to_string().contains("from_le_bytes"), "{error}");
-        }
+        let bytes: Vec<u8> = (0..LEN).flat_map(|i| value(i).to_le_bytes()).collect();
+        let tensor = Tensor::read_le::<f32, ()>(&[LEN], |out| {
+            out.copy_from_slice(&bytes);
+            Ok(())
+        });
+        assert!(tensor.unwrap().as_slice::<f32>().unwrap().iter().enumerate().all(|(i, &x)| x == value(i)));
+        assert_eq!(Tensor::read_le::<f32, _>(&[2], |_| Err("no")).unwrap_err(), "no");
     }
 }

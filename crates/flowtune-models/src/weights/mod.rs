@@ -1,9 +1,12 @@
 //! Named weights of one model, from safetensors files or from memory.
 
-mod cast;
+mod file;
+mod gguf_file;
+mod layout;
 mod locate;
+mod read_at;
+mod safetensors_file;
 mod save;
-mod shard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,10 +15,12 @@ use std::sync::Arc;
 use flowtune_engine::{DType, Tensor};
 
 use crate::error::{Error, Result, layout_error};
+use file::WeightFile;
+use layout::Place;
+use safetensors_file::SafetensorsFile;
 pub use save::{replace_file, save_safetensors};
-use shard::Shard;
 
-/// Weights of a model by checkpoint name. Clones and scoped views share the mapped files.
+/// Weights of a model under diffusers' names, whatever layout the files have. Clones and scoped views share the open files.
 #[derive(Debug, Clone)]
 pub struct Weights {
     source: Arc<Source>,
@@ -24,29 +29,31 @@ pub struct Weights {
 
 #[derive(Debug)]
 enum Source {
-    Files { origin: PathBuf, shards: Vec<Shard>, shard_of: BTreeMap<String, usize> },
+    Files { origin: PathBuf, files: Vec<WeightFile>, places: BTreeMap<String, Place> },
     Memory(BTreeMap<String, Tensor>),
 }
 
 impl Weights {
-    /// Maps a `.safetensors` file, a `.safetensors.index.json` with its shards, or a folder with one of them
-    /// (`diffusion_pytorch_model` or `model`, as diffusers and transformers name them). Only headers are read.
+    /// Opens a `.safetensors` or `.gguf` file, a `.safetensors.index.json` with its shards, or a folder with one of them
+    /// (`diffusion_pytorch_model` or `model`, as diffusers and transformers name them). Only headers are read. Files in
+    /// Black Forest Labs' own layout, with ComfyUI's prefixes or scaled 8-bit floats, have diffusers' names from here on.
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT` when there is no such file, or a file is truncated or damaged; `IO`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let origin = locate::checkpoint(path.as_ref())?;
-        let (files, index) = locate::shards(&origin)?;
-        let shards = files.iter().map(|f| Shard::open(f)).collect::<Result<Vec<_>>>()?;
-        let mut shard_of = BTreeMap::new();
-        for (i, shard) in shards.iter().enumerate() {
-            shard_of.extend(shard.names().map(|name| (name.clone(), i)));
+        let (paths, index) = locate::shards(&origin)?;
+        let files = paths.iter().map(|f| WeightFile::open(f)).collect::<Result<Vec<_>>>()?;
+        let mut tensors = HashMap::new();
+        for (i, file) in files.iter().enumerate() {
+            tensors.extend(file.names().map(|name| (name.clone(), i)));
         }
-        if let Some((name, file)) = index.iter().find(|(name, _)| !shard_of.contains_key(*name)) {
+        if let Some((name, file)) = index.iter().find(|(name, _)| !tensors.contains_key(*name)) {
             let problem = format!("has no tensor {name}, which {} lists; download both again", origin.display());
             return Err(layout_error(file, problem));
         }
-        Ok(Self { source: Arc::new(Source::Files { origin, shards, shard_of }), prefix: String::new() })
+        let places = layout::places(&tensors);
+        Ok(Self { source: Arc::new(Source::Files { origin, files, places }), prefix: String::new() })
     }
 
     /// Weights that are already in memory.
@@ -81,7 +88,7 @@ impl Weights {
         }
         let full = self.full(name);
         match &*self.source {
-            Source::Files { shards, shard_of, .. } => shards[shard_of[&full]].read_floats(&full, dtype),
+            Source::Files { files, places, .. } => files[places[&full].file].read(&places[&full], dtype),
             Source::Memory(tensors) => Ok(tensors[&full].to_dtype(dtype)?),
         }
     }
@@ -98,8 +105,9 @@ impl Weights {
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let full = self.full(name);
         match &*self.source {
-            Source::Files { shards, shard_of, .. } => {
-                Some(shards[*shard_of.get(&full)?].info(&full).ok()?.shape.clone())
+            Source::Files { files, places, .. } => {
+                let place = places.get(&full)?;
+                place.part.shape(files[place.file].shape(&place.tensor)?)
             }
             Source::Memory(tensors) => tensors.get(&full).map(|t| t.shape().to_vec()),
         }
@@ -109,7 +117,7 @@ impl Weights {
     pub fn contains(&self, name: &str) -> bool {
         let full = self.full(name);
         match &*self.source {
-            Source::Files { shard_of, .. } => shard_of.contains_key(&full),
+            Source::Files { places, .. } => places.contains_key(&full),
             Source::Memory(tensors) => tensors.contains_key(&full),
         }
     }
@@ -118,7 +126,7 @@ impl Weights {
     pub fn names(&self) -> Vec<String> {
         let strip = |name: &String| name.strip_prefix(&self.prefix).map(str::to_owned);
         match &*self.source {
-            Source::Files { shard_of, .. } => shard_of.keys().filter_map(strip).collect(),
+            Source::Files { places, .. } => places.keys().filter_map(strip).collect(),
             Source::Memory(tensors) => tensors.keys().filter_map(strip).collect(),
         }
     }
@@ -138,8 +146,8 @@ impl Weights {
 
     fn file_of(&self, name: &str) -> String {
         match &*self.source {
-            Source::Files { shards, shard_of, .. } => match shard_of.get(&self.full(name)) {
-                Some(&i) => shards[i].path().display().to_string(),
+            Source::Files { files, places, .. } => match places.get(&self.full(name)) {
+                Some(place) => files[place.file].path().display().to_string(),
                 None => self.origin(),
             },
             Source::Memory(_) => self.origin(),
@@ -156,8 +164,8 @@ impl Weights {
 /// # Errors
 /// `CHECKPOINT_LAYOUT` when the file is damaged or holds another type; `IO`.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
-    let shard = Shard::open(path.as_ref())?;
-    shard.names().map(|name| Ok((name.clone(), shard.read(name)?))).collect()
+    let file = SafetensorsFile::open(path.as_ref())?;
+    file.names().map(|name| Ok((name.clone(), file.read(name)?))).collect()
 }
 
 /// The `__metadata__` of a safetensors file.
@@ -165,7 +173,7 @@ pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor
 /// # Errors
 /// `CHECKPOINT_LAYOUT` when the file is damaged; `IO`.
 pub fn read_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
-    Ok(Shard::open(path.as_ref())?.metadata())
+    Ok(SafetensorsFile::open(path.as_ref())?.metadata())
 }
 
 #[cfg(test)]
