@@ -17,6 +17,11 @@ export type Quantization = 'none' | 'int8'
 export interface ModelRecipe {
   /** Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler). */
   path: string
+  /**
+   * Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file, in diffusers' layout, Black Forest
+   * Labs' or ComfyUI's.
+   */
+  transformer?: string
   /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */
   allowDistilled?: boolean
   /** Type that the transformer computes in, and of its weights; full fine-tuning keeps them float32. Default `float32`. */

@@ -155,6 +155,8 @@ export interface PrepareSummary {
 export interface SampleOptions {
   /** Folder of a FLUX.2 pipeline in diffusers layout. */
   model: string
+  /** Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known. */
+  transformer?: string
   /** A LoRA in diffusers/PEFT form: its file or its folder. */
   lora?: string
   /** What it shows. */
@@ -236,7 +238,7 @@ export interface VerifyReport {
 }
 
 /** What `inspect` found, by `kind`. */
-export type Inspection = ModelInspection | RunInspection | TensorsInspection
+export type Inspection = ModelInspection | RunInspection | TensorsInspection | TransformerInspection
 
 /** A model folder in diffusers layout. */
 export interface ModelInspection {
@@ -276,6 +278,30 @@ export interface ComponentSize {
   tensors: number
   /** How many numbers. */
   parameters: number
+}
+
+/** A file or folder with a transformer only, in diffusers' layout, Black Forest Labs', ComfyUI's or GGUF. */
+export interface TransformerInspection {
+  /** Discriminates the inspections. */
+  kind: 'transformer'
+  /** The file or folder. */
+  path: string
+  /** Whether it is told the guidance scale (dev). */
+  guidance: boolean
+  /** Double-stream blocks. */
+  doubleBlocks: number
+  /** Single-stream blocks. */
+  singleBlocks: number
+  /** Its width. */
+  dim: number
+  /** Attention heads. */
+  heads: number
+  /** Width of the text embeddings. */
+  jointAttentionDim: number
+  /** How many numbers. */
+  parameters: number
+  /** The header's `__metadata__`; null of a folder and of GGUF. */
+  metadata: Record<string, string> | null
 }
 
 /** A run folder. */

@@ -37,8 +37,10 @@ export async function prepare(recipe: Recipe, run: RunOptions = {}): Promise<Pre
 
 /** Makes one image. */
 export async function sample(options: SampleOptions, run: RunOptions = {}): Promise<SampleSummary> {
-  const { model, lora, out, dump } = options
-  const paths = { model: resolve(model), lora: lora && resolve(lora), out: resolve(out), dump: dump && resolve(dump) }
+  const { model, transformer, lora, out, dump } = options
+  const optional = { transformer, lora, dump }
+  const given = Object.entries(optional).flatMap(([key, path]) => (path ? [[key, resolve(path)]] : []))
+  const paths = { model: resolve(model), out: resolve(out), ...Object.fromEntries(given) }
   return runJob('sample', { ...options, ...paths }, run)
 }
 

@@ -9,6 +9,7 @@ import { createProgress } from './progress'
 
 interface SampleCliOptions extends CommonOptions {
   model: string
+  transformer?: string
   lora?: string
   prompt: string
   negative?: string
@@ -28,6 +29,7 @@ export function sampleCommand(): Command {
   return new Command('sample')
     .description('make an image from a prompt')
     .requiredOption('--model <dir>', 'model folder in diffusers layout')
+    .option('--transformer <path>', 'another transformer for it: a folder, a safetensors or a GGUF file')
     .requiredOption('--prompt <text>', 'what to draw')
     .requiredOption('--out <file.png>', 'the image to write; must not exist')
     .option('--lora <path>', 'LoRA file or folder to apply')

@@ -117,7 +117,8 @@ export class Flux2Transformer {
   }
 
   /**
-   * Loads the transformer of a model folder, or of a transformer's own folder, in diffusers' layout.
+   * Loads the transformer of a model folder, or of a folder or file of its own: diffusers' layout, Black Forest Labs' or
+   * ComfyUI's as `.safetensors`, or `.gguf`.
    *
    * @param options types of weights and of computation. Default: float32, not quantised
    * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor

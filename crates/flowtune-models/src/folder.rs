@@ -16,6 +16,7 @@ use crate::weights::Weights;
 #[derive(Debug, Clone)]
 pub struct ModelFolder {
     path: PathBuf,
+    transformer: Option<PathBuf>,
     class_name: String,
     is_distilled: bool,
 }
@@ -72,6 +73,11 @@ impl ModelFolder {
     /// `CHECKPOINT_LAYOUT` when this is no FLUX.2 folder; `IO`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
+        if path.is_file() {
+            let problem = "is one file, and a pipeline has a VAE, a text encoder and a tokenizer too: give the folder of one in \
+                           diffusers layout, and this file as its transformer (`model.transformer`, `--transformer`)";
+            return Err(layout_error(&path, problem));
+        }
         let file = path.join("model_index.json");
         let index: ModelIndex = read_json(&file)?;
         if !index.class_name.starts_with("Flux2") {
@@ -79,7 +85,18 @@ impl ModelFolder {
                 format!("describes a {}; flowtune trains FLUX.2 (Flux2Pipeline, Flux2KleinPipeline)", index.class_name);
             return Err(layout_error(&file, problem));
         }
-        Ok(Self { path, class_name: index.class_name, is_distilled: index.is_distilled })
+        Ok(Self { path, transformer: None, class_name: index.class_name, is_distilled: index.is_distilled })
+    }
+
+    /// The same with the transformer from another place: a folder, or a file in any layout that [`Weights::open`] knows.
+    #[must_use]
+    pub fn with_transformer(self, transformer: Option<&Path>) -> Self {
+        Self { transformer: transformer.map(Path::to_path_buf), ..self }
+    }
+
+    /// Where the transformer is.
+    pub(crate) fn transformer_path(&self) -> Result<PathBuf> {
+        self.transformer.clone().map_or_else(|| self.component("transformer"), Ok)
     }
 
     /// The folder.

@@ -66,7 +66,7 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     let model = match (&run_dir, recipe.mode) {
         (Some(dir), Mode::Full) => {
             let weights = flowtune_models::Weights::open(dir.join("transformer"))?;
-            Flux2Transformer::load(session.folder.config("transformer")?, &weights, recipe.precision())?
+            Flux2Transformer::load(session.folder.transformer_config()?, &weights, recipe.precision())?
         }
         _ => session.folder.transformer(recipe.precision())?,
     };

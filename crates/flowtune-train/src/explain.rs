@@ -8,8 +8,6 @@ use flowtune_flow::shift::{FlowShift, dynamic_mu, linear_mu};
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{FlowMatching, FlowMatchingOptions};
-use flowtune_models::ModelFolder;
-use flowtune_models::transformer::Flux2Config;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -108,7 +106,7 @@ pub struct Shift {
 /// # Errors
 /// `CHECKPOINT_LAYOUT` when the model folder is none; `RECIPE_INVALID` when `lora.targets` selects nothing.
 pub fn explain(recipe: &Recipe) -> Result<Explanation> {
-    let config: Flux2Config = ModelFolder::open(&recipe.model.path)?.config("transformer")?;
+    let config = recipe.model.open()?.transformer_config()?;
     let flow = FlowMatching::new(recipe.flow_matching.options(), None);
     let side = recipe.data.resolution;
     let buckets = vec![bucket(&flow, recipe.train.seed, side, side)?];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flowtune_models::lora::LORA_FILE;
 use flowtune_models::transformer::Flux2Config;
-use flowtune_models::{ModelFolder, Weights, read_metadata};
+use flowtune_models::{ModelFolder, Weights};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub fn inspect(path: &Path) -> Result<Value> {
 
 fn model(path: &Path) -> Result<Value> {
     let folder = ModelFolder::open(path)?;
-    let config: Flux2Config = folder.config("transformer")?;
+    let config = folder.transformer_config()?;
     let count = |component: &str| -> Result<Value> {
         let weights = folder.weights(component)?;
         Ok(json!({ "tensors": weights.names().len(), "parameters": parameters(&weights) }))
@@ -53,6 +53,22 @@ fn model(path: &Path) -> Result<Value> {
         "textEncoder": count("text_encoder")?,
         "textTokens": folder.tokenizer()?.max_tokens(),
     }))
+}
+
+/// A file or folder with a transformer only.
+fn transformer(path: &Path, config: &Flux2Config, weights: &Weights) -> Value {
+    json!({
+        "kind": "transformer",
+        "path": path,
+        "guidance": config.guidance_embeds,
+        "doubleBlocks": config.num_layers,
+        "singleBlocks": config.num_single_layers,
+        "dim": config.dim(),
+        "heads": config.num_attention_heads,
+        "jointAttentionDim": config.joint_attention_dim,
+        "parameters": parameters(weights),
+        "metadata": weights.metadata(),
+    })
 }
 
 fn parameters(weights: &Weights) -> usize {
@@ -82,17 +98,19 @@ fn run(path: &Path) -> Result<Value> {
 
 fn tensors(path: &Path) -> Result<Value> {
     let weights = Weights::open(path)?;
+    if let Ok(config) = Flux2Config::of(&weights) {
+        return Ok(transformer(path, &config, &weights));
+    }
     let names = weights.names();
     let is_lora = names.iter().any(|n| n.ends_with("lora_A.weight"));
     let rank = names.iter().find(|n| n.ends_with("lora_A.weight")).and_then(|n| weights.shape(n)).map(|s| s[0]);
-    let metadata = if path.is_file() { Some(read_metadata(path)?) } else { None };
     let listed: Vec<Value> = names.iter().map(|n| json!({ "name": n, "shape": weights.shape(n) })).collect();
     Ok(json!({
         "kind": if is_lora { "lora" } else { "safetensors" },
         "path": path,
         "parameters": parameters(&weights),
         "rank": rank,
-        "metadata": metadata,
+        "metadata": weights.metadata(),
         "tensors": listed,
     }))
 }

@@ -26,6 +26,8 @@ use crate::imaging::image_from_decoded;
 pub struct SampleOptions {
     /// Folder of a FLUX.2 pipeline in diffusers layout.
     pub model: PathBuf,
+    /// Another transformer for that pipeline, a folder or a file.
+    pub transformer: Option<PathBuf>,
     /// A LoRA in diffusers/PEFT form, file or folder.
     pub lora: Option<PathBuf>,
     /// What to show.
@@ -76,7 +78,7 @@ pub struct SampleSummary {
 pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary> {
     let start = Instant::now();
     check(&options)?;
-    let folder = ModelFolder::open(&options.model)?;
+    let folder = ModelFolder::open(&options.model)?.with_transformer(options.transformer.as_deref());
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;

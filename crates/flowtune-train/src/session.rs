@@ -34,7 +34,7 @@ impl Session {
     /// `RECIPE_INVALID` for a distilled model that the recipe does not allow; those of reading model and data;
     /// `CANCELLED`.
     pub fn open(recipe: &Recipe, emit: &dyn Fn(&Event) -> Result<()>, control: &Control) -> Result<Self> {
-        let folder = ModelFolder::open(&recipe.model.path)?;
+        let folder = recipe.model.open()?;
         if folder.is_distilled() && !recipe.model.allow_distilled {
             return Err(Error::Recipe(format!(
                 "`model.path`: {} is step-distilled, and training it gives grey, generic images; take its -base \

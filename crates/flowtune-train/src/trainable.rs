@@ -89,12 +89,10 @@ impl Trainable {
             }
             Kind::Full(dtype) => {
                 let dir = made(run.transformer_dir())?;
-                let config = model.component("transformer")?.join("config.json");
-                let copy = dir.join("config.json");
-                fs::copy(&config, &copy).map_err(Error::io(&copy, "written"))?;
                 let cast = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(*dtype)?));
                 let tensors = self.tensors().into_iter().map(cast).collect::<Result<Vec<_>>>()?;
                 save_safetensors(dir.join("diffusion_pytorch_model.safetensors"), &tensors, None)?;
+                model.transformer_config()?.save(&dir)?;
                 Ok(dir)
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use flowtune_engine::{DType, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Flux2Config, Flux2Transformer};
 use crate::error::{Result, io_error, layout_error};
@@ -59,7 +59,8 @@ impl Flux2Transformer {
         Ok((model, weights))
     }
 
-    /// The transformer of a model folder, or of a transformer's own folder, in diffusers layout, all frozen.
+    /// The transformer of a model folder, or of a folder or file of its own in any layout that [`Weights::open`] knows, all
+    /// frozen.
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `IO`.
@@ -67,7 +68,8 @@ impl Flux2Transformer {
         if path.join("model_index.json").is_file() {
             return ModelFolder::open(path)?.transformer(precision);
         }
-        Self::load(read_json(&path.join(CONFIG_FILE))?, &Weights::open(path)?, precision)
+        let weights = Weights::open(path)?;
+        Self::load(config_beside(path, &weights)?, &weights, precision)
     }
 
     /// Writes the base model's weights and their configuration into `folder`, which is made if it is not there, in
@@ -77,24 +79,61 @@ impl Flux2Transformer {
     /// `IO`.
     pub fn save(&self, folder: &Path, dtype: DType) -> Result<PathBuf> {
         fs::create_dir_all(folder).map_err(io_error(folder))?;
-        let config = folder.join(CONFIG_FILE);
-        let text = serde_json::to_vec_pretty(&described(self.config()))
-            .map_err(|e| layout_error(&config, format!("cannot be written as JSON ({e})")))?;
         let cast = |p: &flowtune_engine::Param| Ok((p.name().to_owned(), p.value().to_dtype(dtype)?));
         let tensors = self.params().iter().map(cast).collect::<Result<Vec<_>>>()?;
         let weights = folder.join(WEIGHTS_FILE);
         save_safetensors(&weights, &tensors, None)?;
         // Last: a folder with a configuration is a whole one.
-        replace_file(&config, |out| std::io::Write::write_all(out, &text))?;
+        self.config().save(folder)?;
         Ok(weights)
     }
 }
 
-/// The configuration as diffusers reads it.
-fn described(config: &Flux2Config) -> Value {
-    let mut value = json!(config);
-    value["_class_name"] = "Flux2Transformer2DModel".into();
-    value
+impl Flux2Config {
+    /// Writes `config.json` into `folder` as diffusers reads it.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(CONFIG_FILE);
+        let mut value = json!(self);
+        value["_class_name"] = "Flux2Transformer2DModel".into();
+        let text = serde_json::to_vec_pretty(&value)
+            .map_err(|e| layout_error(&file, format!("cannot be written as JSON ({e})")))?;
+        replace_file(&file, |out| std::io::Write::write_all(out, &text))
+    }
+}
+
+/// What the `config.json` beside weights says, or where there is none, their shapes.
+fn config_beside(path: &Path, weights: &Weights) -> Result<Flux2Config> {
+    let file = path.join(CONFIG_FILE);
+    if file.is_file() { read_json(&file) } else { Flux2Config::of(weights) }
+}
+
+impl ModelFolder {
+    /// Weights of the transformer, not yet read: those of [`ModelFolder::with_transformer`], or the folder's own.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn transformer_weights(&self) -> Result<Weights> {
+        Weights::open(self.transformer_path()?)
+    }
+
+    /// Geometry of the transformer.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `IO`.
+    pub fn transformer_config(&self) -> Result<Flux2Config> {
+        config_beside(&self.transformer_path()?, &self.transformer_weights()?)
+    }
+
+    /// The transformer, all frozen.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor.
+    pub fn transformer(&self, precision: Precision) -> Result<Flux2Transformer> {
+        Flux2Transformer::load(self.transformer_config()?, &self.transformer_weights()?, precision)
+    }
 }
 
 #[cfg(test)]

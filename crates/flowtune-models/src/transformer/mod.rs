@@ -5,6 +5,7 @@ mod builder;
 mod config;
 mod double;
 mod files;
+mod geometry;
 mod modulation;
 mod positions;
 mod single;
@@ -19,7 +20,6 @@ pub use config::Flux2Config;
 pub use files::WeightShape;
 
 use crate::error::{Result, layout_error};
-use crate::folder::ModelFolder;
 use crate::linear::Linear;
 use crate::precision::Precision;
 use crate::weights::Weights;
@@ -197,15 +197,5 @@ impl Flux2Transformer {
         let timestep = scale_tensor(&inputs.timestep, 1000.0)?;
         let guidance = inputs.guidance.as_ref().map(|g| scale_tensor(g, 1000.0)).transpose()?;
         Ok(self.time.forward(tape, &timestep, guidance.as_ref(), compute)?)
-    }
-}
-
-impl ModelFolder {
-    /// The transformer, all frozen.
-    ///
-    /// # Errors
-    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor.
-    pub fn transformer(&self, precision: Precision) -> Result<Flux2Transformer> {
-        Flux2Transformer::load(self.config("transformer")?, &self.weights("transformer")?, precision)
     }
 }

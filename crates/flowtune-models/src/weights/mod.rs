@@ -131,6 +131,17 @@ impl Weights {
         }
     }
 
+    /// The `__metadata__` of the safetensors file that this is, if it is one.
+    pub fn metadata(&self) -> Option<&HashMap<String, String>> {
+        match &*self.source {
+            Source::Files { files, .. } => match &files[..] {
+                [WeightFile::Safetensors(file)] => Some(file.metadata()),
+                _ => None,
+            },
+            Source::Memory(_) => None,
+        }
+    }
+
     /// The error that says that `name` is absent.
     pub fn missing(&self, name: &str) -> Error {
         Error::WeightsMissing { file: self.origin(), tensor: self.full(name) }
@@ -173,7 +184,7 @@ pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor
 /// # Errors
 /// `CHECKPOINT_LAYOUT` when the file is damaged; `IO`.
 pub fn read_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
-    Ok(SafetensorsFile::open(path.as_ref())?.metadata())
+    Ok(SafetensorsFile::open(path.as_ref())?.metadata().clone())
 }
 
 #[cfg(test)]

@@ -45,8 +45,8 @@ impl SafetensorsFile {
         &self.path
     }
 
-    pub(super) fn metadata(self) -> HashMap<String, String> {
-        self.metadata
+    pub(super) fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {

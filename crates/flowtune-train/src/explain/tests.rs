@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use flowtune_models::ModelFolder;
 use flowtune_models::lora::{LoraConfig, add_lora};
-use flowtune_models::transformer::Flux2Transformer;
+use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 
 use super::*;
 use crate::recipe::resolve_recipe;
@@ -82,7 +83,7 @@ fn blocks_are_taken_together() {
     let explained = explain(&recipe("")).unwrap();
     let group = explained.modules.iter().find(|m| m.name == "transformer_blocks.*.attn.to_out.0").unwrap();
     let config: Flux2Config =
-        ModelFolder::open(root().join("models/flux2-tiny")).unwrap().config("transformer").unwrap();
+        ModelFolder::open(root().join("models/flux2-tiny")).unwrap().transformer_config().unwrap();
     assert_eq!((group.count, &group.shape), (config.num_layers, &vec![config.dim(), config.dim()]));
     assert_eq!(group.parameters, (config.num_layers * 16 * 2 * config.dim()) as u64);
 }

@@ -7,7 +7,7 @@ use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
-use flowtune_models::{ComputeDtype, Quantization};
+use flowtune_models::{ComputeDtype, ModelFolder, Quantization};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares an enum that is written in snake_case.
@@ -93,6 +93,10 @@ choice! {
 pub struct ModelRecipe {
     /// Folder of a FLUX.2 pipeline in diffusers layout.
     pub path: PathBuf,
+    /// Another transformer for that pipeline: a folder, or a safetensors or GGUF file, in diffusers' layout, Black Forest
+    /// Labs' or ComfyUI's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transformer: Option<PathBuf>,
     /// Train a step-distilled checkpoint all the same.
     #[serde(default)]
     pub allow_distilled: bool,
@@ -102,6 +106,16 @@ pub struct ModelRecipe {
     /// What a LoRA's base is kept in instead.
     #[serde(default)]
     pub quantization: Quantization,
+}
+
+impl ModelRecipe {
+    /// The pipeline's folder with its transformer; no weights are read.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn open(&self) -> flowtune_models::Result<ModelFolder> {
+        Ok(ModelFolder::open(&self.path)?.with_transformer(self.transformer.as_deref()))
+    }
 }
 
 /// Images with a `.txt` caption of the same name beside each.
