@@ -96,7 +96,7 @@ const ENUMS = {
 
 /** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
 const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
-  model: { path: '/model', allowDistilled: true, dtype: 'bfloat16', quantization: 'none' },
+  model: { path: '/model', transformer: '/flux2.gguf', allowDistilled: true, dtype: 'bfloat16', quantization: 'none' },
   data: {
     train: ['/images'],
     heldOut: ['/held-out'],

@@ -66,7 +66,9 @@ export type { WatchOptions } from './watch'
 export {
   evaluate,
   explain,
+  exportLora,
   inspect,
+  mergeLora,
   prepare,
   sample,
   type TrainOptions,

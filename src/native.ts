@@ -2,7 +2,7 @@ import { createRequire } from 'node:module'
 import { FlowtuneError } from './errors'
 
 /** The five kinds of long-running work. */
-export type JobKind = 'train' | 'prepare' | 'sample' | 'evaluate' | 'verify'
+export type JobKind = 'train' | 'prepare' | 'sample' | 'export' | 'merge' | 'evaluate' | 'verify'
 
 /** One piece of work on its own thread. */
 export interface NativeJob {

@@ -151,6 +151,61 @@ export interface PrepareSummary {
   skipped: string[]
 }
 
+/**
+ * Whose names a LoRA's file has: `diffusers` and PEFT; `comfyui`, which AI Toolkit writes too; `kohya`'s sd-scripts and
+ * musubi-tuner.
+ */
+export type LoraFormat = 'diffusers' | 'comfyui' | 'kohya'
+
+/** Which LoRA to write in which format. */
+export interface ExportOptions {
+  /** A run folder, or a LoRA in any {@link LoraFormat}: its file or its folder. */
+  lora: string
+  /** Whose names to write. */
+  format: LoraFormat
+  /** The `.safetensors` file; must not exist. */
+  out: string
+}
+
+/** The file that was written. */
+export interface ExportSummary {
+  /** The file. */
+  path: string
+  /** Its names. */
+  format: LoraFormat
+  /** Layers with an adapter. */
+  adapters: number
+  /**
+   * Largest difference, over all layers, of what the file adds to a weight from what the LoRA adds, relative to the
+   * largest element of that.
+   */
+  maxRelativeDifference: number
+}
+
+/** Which LoRA to add to which base. */
+export interface MergeOptions {
+  /** Folder of a FLUX.2 pipeline in diffusers layout. */
+  model: string
+  /** Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known. */
+  transformer?: string
+  /** A run folder, or a LoRA in any {@link LoraFormat}: its file or its folder. */
+  lora: string
+  /** Type of the weights that are written; sums are float32. Default `float32`. */
+  weightsDtype?: ComputeDtype
+  /** The folder to make: a transformer in diffusers layout. */
+  out: string
+}
+
+/** The transformer that was written. */
+export interface MergeSummary {
+  /** The folder. */
+  path: string
+  /** Layers that an adapter was added to. */
+  merged: number
+  /** Weights in all. */
+  weights: number
+}
+
 /** What image to make. */
 export interface SampleOptions {
   /** Folder of a FLUX.2 pipeline in diffusers layout. */

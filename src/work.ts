@@ -8,7 +8,11 @@ import { TrainingRun } from './run'
 import type {
   EvaluateSummary,
   Explanation,
+  ExportOptions,
+  ExportSummary,
   Inspection,
+  MergeOptions,
+  MergeSummary,
   PrepareSummary,
   Recipe,
   SampleOptions,
@@ -42,6 +46,19 @@ export async function sample(options: SampleOptions, run: RunOptions = {}): Prom
   const given = Object.entries(optional).flatMap(([key, path]) => (path ? [[key, resolve(path)]] : []))
   const paths = { model: resolve(model), out: resolve(out), ...Object.fromEntries(given) }
   return runJob('sample', { ...options, ...paths }, run)
+}
+
+/** Writes a LoRA in another program's format, reads the file again and compares the effect on every layer. */
+export async function exportLora(options: ExportOptions, run: RunOptions = {}): Promise<ExportSummary> {
+  const { lora, format, out } = options
+  return runJob('export', { lora: resolve(lora), format, out: resolve(out) }, run)
+}
+
+/** Adds a LoRA to the weights of its base and writes the transformer. */
+export async function mergeLora(options: MergeOptions, run: RunOptions = {}): Promise<MergeSummary> {
+  const { model, transformer, lora, out } = options
+  const paths = { model: resolve(model), lora: resolve(lora), out: resolve(out) }
+  return runJob('merge', { ...options, ...paths, ...(transformer && { transformer: resolve(transformer) }) }, run)
 }
 
 /** Held-out loss at fixed σ: of a recipe's model, or of a run folder's trained weights. */

@@ -21,7 +21,7 @@ Needs (PyPI): torch diffusers transformers peft safetensors.
 import argparse, json, logging, pathlib, sys
 
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
@@ -75,6 +75,10 @@ def load_lora(pipe, path, report):
         ranks = {k.removesuffix(".lora_A.weight").removeprefix("transformer."): f.get_slice(k).get_shape()[0] for k in keys if k.endswith(".lora_A.weight")}
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="flowtune")
     layers = {n: m for n, m in pipe.transformer.named_modules() if isinstance(m, BaseTunerLayer)}
+    if not any(k.startswith("transformer.") for k in keys):
+        # Names of another program, which diffusers translates: the image says whether each was found.
+        print(f"     LoRA: {len(keys)} tensors under another program's names, {len(layers)} modules")
+        return
     named = {k.removeprefix("transformer.").rsplit(".lora_", 1)[0] for k in keys}
     for name in sorted(named ^ set(layers)):
         report.fail(f"LoRA: {name} is only in {'the file' if name in named else 'the model'}")
@@ -136,6 +140,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("model", type=pathlib.Path)
     ap.add_argument("--lora", type=pathlib.Path, help="a folder with pytorch_lora_weights.safetensors, or such a file")
+    ap.add_argument("--transformer", type=pathlib.Path, help="another transformer's folder, such as `flowtune merge` writes")
     ap.add_argument("--dump", type=pathlib.Path)
     ap.add_argument("--prompt", default="red heart", help="without --dump")
     ap.add_argument("--steps", type=int, default=20, help="without --dump")
@@ -147,6 +152,8 @@ def main():
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     pipe = Flux2KleinPipeline.from_pretrained(a.model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    if a.transformer:
+        pipe.transformer = Flux2Transformer2DModel.from_pretrained(a.transformer, torch_dtype=torch.float32)
     report = Report()
     if a.dump:
         image = check_dump(pipe, a, report)

@@ -6,7 +6,9 @@ import { packageRoot } from '../package-root'
 import { evalCommand } from './eval'
 import { EXIT, UsageError } from './exit'
 import { explainCommand } from './explain'
+import { exportCommand } from './export'
 import { inspectCommand } from './inspect'
+import { mergeCommand } from './merge'
 import { Output } from './output'
 import { prepareCommand } from './prepare'
 import { quickstartCommand } from './quickstart'
@@ -37,6 +39,8 @@ function createProgram(): Command {
     prepareCommand,
     sampleCommand,
     evalCommand,
+    exportCommand,
+    mergeCommand,
     verifyCommand,
     inspectCommand,
   ]

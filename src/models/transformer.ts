@@ -206,8 +206,8 @@ export class Flux2Transformer {
   }
 
   /**
-   * Puts the adapters of a file on the model, trainable: one that {@link saveLora} wrote, or another trainer's in
-   * diffusers/PEFT form.
+   * Puts the adapters of a file on the model, trainable: one that {@link saveLora} wrote, or another program's in any
+   * {@link LoraFormat}.
    *
    * @param path the file or its folder
    * @throws FlowtuneError `CHECKPOINT_LAYOUT` naming the tensor that does not fit

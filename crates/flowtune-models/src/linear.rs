@@ -34,6 +34,12 @@ impl Linear {
         &self.weight
     }
 
+    /// Name of the layer: that of its weight without `.weight`.
+    pub fn name(&self) -> &str {
+        let name = self.weight.name();
+        name.strip_suffix(".weight").unwrap_or(name)
+    }
+
     /// The adapter, if any.
     pub fn lora(&self) -> Option<Lora> {
         self.lora.read().unwrap_or_else(PoisonError::into_inner).clone()

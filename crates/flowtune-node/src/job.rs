@@ -69,6 +69,8 @@ fn parse(kind: &str, options: &str) -> Result<Work, Failure> {
         "train" => work(options, flowtune_train::train),
         "prepare" => work(options, flowtune_train::prepare),
         "sample" => work(options, flowtune_train::sample),
+        "export" => work(options, flowtune_train::export),
+        "merge" => work(options, flowtune_train::merge),
         "evaluate" => work(options, flowtune_train::evaluate),
         "verify" => work(options, flowtune_train::verify::verify),
         _ => Err(Failure::new("INVALID_ARGUMENT", format!("there is no job of kind `{kind}`"))),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flowtune_engine::{Keep, Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
-use flowtune_models::lora::{add_lora, load_lora, lora_config, lora_params, remove_lora, save_lora};
+use flowtune_models::lora::{adapters, add_lora, load_lora, lora_params, remove_lora, save_lora};
 use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer};
 use flowtune_train::{load_options, lora_options, transformer_config};
 use napi::Env;
@@ -146,8 +146,10 @@ impl Flux2Transformer {
         let model = Arc::clone(&self.inner);
         promise(env, move || {
             let message = "the model has no adapters to save; call addLora or loadLora first";
-            let config = lora_config(&model).ok_or_else(|| Failure::new("INVALID_ARGUMENT", message))?;
-            Ok(text(save_lora(Path::new(&folder), &lora_params(&model), &config)?))
+            if adapters(&model).is_empty() {
+                return Err(Failure::new("INVALID_ARGUMENT", message));
+            }
+            Ok(text(save_lora(&model, Path::new(&folder))?))
         })
     }
 

@@ -61,6 +61,6 @@ pub fn train(out: &Path) -> Result<Vec<f64>, Box<dyn Error>> {
         println!("step {:2}  loss {:.3}  gradient norm {norm:.3}", step + 1, output.metrics.loss);
         losses.push(output.metrics.loss);
     }
-    save_lora(out, &params, &config)?;
+    save_lora(&model, out)?;
     Ok(losses)
 }

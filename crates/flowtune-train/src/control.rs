@@ -28,6 +28,11 @@ impl Control {
     pub fn emit(&self, event: &Event) {
         (self.on_event)(event);
     }
+
+    /// Tells how far a stage is.
+    pub fn progress(&self, stage: &str, done: usize, total: usize) {
+        self.emit(&Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 });
+    }
 }
 
 impl Default for Control {

@@ -19,6 +19,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::imaging::image_from_decoded;
+use crate::output_path::must_be_free;
 
 /// What `sample` is asked for.
 #[derive(Debug, Deserialize)]
@@ -111,15 +112,7 @@ fn check(options: &SampleOptions) -> Result<()> {
         }
     }
     for path in [Some(&options.out), options.dump.as_ref()].into_iter().flatten() {
-        if path.exists() {
-            let message = format!("{} exists already; give another name, or move it away", path.display());
-            return Err(Error::InvalidArgument(message));
-        }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-            let message = format!("the folder {} does not exist; make it first", folder.display());
-            return Err(Error::InvalidArgument(message));
-        }
+        must_be_free(path)?;
     }
     Ok(())
 }
@@ -148,8 +141,7 @@ pub fn sample_latents(
 ) -> Result<Tensor> {
     let mut cancelled = false;
     let latents = run_sampler(model, inputs, &mut |done| {
-        let (done, total) = (done as u64, inputs.steps as u64);
-        control.emit(&Event::Progress { stage: stage.to_owned(), done, total });
+        control.progress(stage, done, inputs.steps);
         cancelled = control.is_cancelled();
         match cancelled {
             true => Err(flowtune_flow::Error::Invalid("stopped".to_owned())),

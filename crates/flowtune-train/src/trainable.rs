@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use flowtune_engine::{DType, Param, Tensor};
 use flowtune_models::lora::{LoraConfig, add_lora, save_lora};
 use flowtune_models::transformer::Flux2Transformer;
-use flowtune_models::{ModelFolder, read_safetensors, save_safetensors};
+use flowtune_models::{read_safetensors, save_safetensors};
 
 use crate::error::{Error, Result};
-use crate::recipe::{Mode, Recipe, WeightsDtype};
+use crate::recipe::{Mode, Recipe};
 use crate::run_folder::RunFolder;
 
 const WEIGHTS_FILE: &str = "weights.safetensors";
@@ -21,7 +21,7 @@ pub(crate) struct Trainable {
 }
 
 enum Kind {
-    Lora(LoraConfig),
+    Lora,
     Full(DType),
 }
 
@@ -44,15 +44,11 @@ impl Trainable {
                 let config = lora_config(recipe);
                 selected_modules(model, &config)?;
                 let params = add_lora(model, &config, recipe.train.seed)?;
-                Ok(Self { params, kind: Kind::Lora(config) })
+                Ok(Self { params, kind: Kind::Lora })
             }
             Mode::Full => {
                 model.params().iter().for_each(|p| p.set_trainable(true));
-                let dtype = match recipe.output.weights_dtype {
-                    WeightsDtype::Float32 => DType::F32,
-                    WeightsDtype::Bfloat16 => DType::BF16,
-                };
-                Ok(Self { params: model.params().to_vec(), kind: Kind::Full(dtype) })
+                Ok(Self { params: model.params().to_vec(), kind: Kind::Full(recipe.output.weights_dtype.into()) })
             }
         }
     }
@@ -80,11 +76,11 @@ impl Trainable {
     }
 
     /// Writes the result into the run folder, in diffusers layout, and returns its folder.
-    pub(crate) fn export(&self, run: &RunFolder, model: &ModelFolder) -> Result<PathBuf> {
+    pub(crate) fn export(&self, run: &RunFolder, model: &Flux2Transformer) -> Result<PathBuf> {
         match &self.kind {
-            Kind::Lora(config) => {
+            Kind::Lora => {
                 let dir = run.lora_dir();
-                save_lora(&dir, &self.params, config)?;
+                save_lora(model, &dir)?;
                 Ok(dir)
             }
             Kind::Full(dtype) => {
@@ -92,7 +88,7 @@ impl Trainable {
                 let cast = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(*dtype)?));
                 let tensors = self.tensors().into_iter().map(cast).collect::<Result<Vec<_>>>()?;
                 save_safetensors(dir.join("diffusion_pytorch_model.safetensors"), &tensors, None)?;
-                model.transformer_config()?.save(&dir)?;
+                model.config().save(&dir)?;
                 Ok(dir)
             }
         }

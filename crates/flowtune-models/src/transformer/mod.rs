@@ -136,6 +136,11 @@ impl Flux2Transformer {
         &self.params
     }
 
+    /// Names of [`Flux2Transformer::linears`].
+    pub fn linear_names(&self) -> Vec<&str> {
+        self.linears().into_iter().map(Linear::name).collect()
+    }
+
     /// All linear layers; the name of each is that of its weight without `.weight`.
     pub fn linears(&self) -> Vec<&Linear> {
         let mut out = vec![&self.x_embedder, &self.context_embedder];

@@ -21,7 +21,7 @@ pub(super) struct Place {
 
 /// Part of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// All of it.
     Whole,
     /// The `index`th third of its rows.
@@ -50,8 +50,8 @@ impl Part {
         let third = rows / 3;
         match self {
             Self::Whole | Self::Pointwise => None,
-            Self::Third(index) => Some(vec![index * third..(index + 1) * third]),
-            Self::HalvesSwapped => Some(vec![rows / 2..rows, 0..rows / 2]),
+            Self::Third(index) => Some([index * third..(index + 1) * third].to_vec()),
+            Self::HalvesSwapped => Some([rows / 2..rows, 0..rows / 2].to_vec()),
         }
     }
 }
@@ -137,6 +137,10 @@ const DOUBLE_BLOCK: [(&str, &str); 10] = [
     ("txt_mlp.2", "ff_context.linear_out"),
 ];
 
+/// diffusers' layers that BFL has as one.
+const IMAGE_QKV: [&str; 3] = ["to_q", "to_k", "to_v"];
+const TEXT_QKV: [&str; 3] = ["add_q_proj", "add_k_proj", "add_v_proj"];
+
 const SINGLE_BLOCK: [(&str, &str); 4] = [
     ("linear1", "attn.to_qkv_mlp_proj"),
     ("linear2", "attn.to_out"),
@@ -164,16 +168,41 @@ fn bfl_transformer(name: &str) -> Option<Vec<(String, Part)>> {
             names.into_iter().enumerate().map(weight).collect()
         };
         return match inner {
-            "img_attn.qkv" => Some(thirds(["to_q", "to_k", "to_v"])),
-            "txt_attn.qkv" => Some(thirds(["add_q_proj", "add_k_proj", "add_v_proj"])),
+            "img_attn.qkv" => Some(thirds(IMAGE_QKV)),
+            "txt_attn.qkv" => Some(thirds(TEXT_QKV)),
             _ => Some(whole(format!("{block}.{}.weight", renamed(&DOUBLE_BLOCK, inner)?))),
         };
     }
     if let Some((block, inner)) = numbered(module, "single_blocks.") {
         return Some(whole(format!("single_transformer_blocks.{block}.{}.weight", renamed(&SINGLE_BLOCK, inner)?)));
     }
-    let part = if module.contains("adaLN") { Part::HalvesSwapped } else { Part::Whole };
-    Some(vec![(format!("{}.weight", renamed(&TRANSFORMER, module)?), part)])
+    Some(vec![(format!("{}.weight", renamed(&TRANSFORMER, module)?), part_of(module))])
+}
+
+/// Black Forest Labs' layer that diffusers' linear layer `module` is in, and which part of its outputs it is.
+pub(crate) fn bfl_module(module: &str) -> Option<(String, Part)> {
+    let theirs = |table: &[(&'static str, &str)], ours: &str| {
+        table.iter().find(|(_, module)| *module == ours).map(|&(theirs, _)| theirs)
+    };
+    if let Some((block, inner)) = numbered(module, "transformer_blocks.") {
+        let thirds = |names: &[&str; 3]| names.iter().position(|name| inner.strip_prefix("attn.") == Some(name));
+        let (layer, part) = match (thirds(&IMAGE_QKV), thirds(&TEXT_QKV)) {
+            (Some(third), _) => ("img_attn.qkv", Part::Third(third)),
+            (_, Some(third)) => ("txt_attn.qkv", Part::Third(third)),
+            _ => (theirs(&DOUBLE_BLOCK, inner)?, Part::Whole),
+        };
+        return Some((format!("double_blocks.{block}.{layer}"), part));
+    }
+    if let Some((block, inner)) = numbered(module, "single_transformer_blocks.") {
+        return Some((format!("single_blocks.{block}.{}", theirs(&SINGLE_BLOCK, inner)?), Part::Whole));
+    }
+    let layer = theirs(&TRANSFORMER, module)?;
+    Some((layer.to_owned(), part_of(layer)))
+}
+
+/// Which part of one of BFL's layers outside of the blocks diffusers has under its name.
+fn part_of(layer: &str) -> Part {
+    if layer.contains("adaLN") { Part::HalvesSwapped } else { Part::Whole }
 }
 
 /// Number and rest of `prefix` + number + `.` + rest.

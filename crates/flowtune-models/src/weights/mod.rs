@@ -2,7 +2,7 @@
 
 mod file;
 mod gguf_file;
-mod layout;
+pub(crate) mod layout;
 mod locate;
 mod read_at;
 mod safetensors_file;

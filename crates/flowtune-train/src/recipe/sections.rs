@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flowtune_engine::Keep;
+use flowtune_engine::{DType, Keep};
 use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
@@ -106,6 +106,15 @@ pub struct ModelRecipe {
     /// What a LoRA's base is kept in instead.
     #[serde(default)]
     pub quantization: Quantization,
+}
+
+impl From<WeightsDtype> for DType {
+    fn from(dtype: WeightsDtype) -> Self {
+        match dtype {
+            WeightsDtype::Float32 => Self::F32,
+            WeightsDtype::Bfloat16 => Self::BF16,
+        }
+    }
 }
 
 impl ModelRecipe {

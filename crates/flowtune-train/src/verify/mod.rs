@@ -96,8 +96,7 @@ pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport>
             return Err(Error::Cancelled { checkpoint: None });
         }
         cases.extend(run(folder, precision));
-        let (done, total) = (i as u64 + 1, folders.len() as u64);
-        control.emit(&Event::Progress { stage: "verifying".to_owned(), done, total });
+        control.progress("verifying", i + 1, folders.len());
     }
     Ok(VerifyReport { ok: cases.iter().all(|c| c.ok), cases })
 }

@@ -4,7 +4,7 @@ use flowtune_engine::{Gradients, Param, Tape, Tensor};
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
-use flowtune_models::lora::{LoraConfig, restore_lora};
+use flowtune_models::lora::{LoraConfig, adapters_of, set_adapters};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 use flowtune_models::{Precision, Quantization, Weights};
 use serde::Deserialize;
@@ -110,7 +110,9 @@ fn model(case: &Case, info: &Info, precision: Precision) -> Result<(Flux2Transfo
     }
     let params = match (info.mode, &info.lora) {
         (Mode::Lora, Some(l)) => {
-            let params = restore_lora(&model, &lora.into_iter().collect(), l.alpha, case.folder())?;
+            let modules = model.linear_names();
+            let adapters = adapters_of(lora.into_iter().collect(), &modules, &|_| Some(l.alpha), case.folder())?;
+            let params = set_adapters(&model, adapters, case.folder())?;
             check_targets(case, &model, l, &params)?;
             params
         }
