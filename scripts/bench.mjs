@@ -1,6 +1,6 @@
 // `npm run bench -- ops`: criterion, each operation of a step. `npm run bench -- step [--help]`: a whole step, against
 // PyTorch where its Python is named. `npm run bench -- scale`: cost over tokens and blocks. `npm run bench -- encode --peer
-// PYTHON`: VAE and text encoder against theirs.
+// PYTHON`: VAE and text encoder against theirs. `npm run bench -- load`: a real geometry from a file as published.
 
 import { stop } from './lib/say.mjs'
 import { hostTarget, run } from './lib/shell.mjs'
@@ -10,7 +10,8 @@ const programs = {
   ops: () => run('cargo', ['bench', '--target', hostTarget(), '-p', 'flowtune-engine', '--', ...rest]),
   step: () => run('node', ['bench/step.mjs', ...rest]),
   scale: () => run('node', ['bench/scale.mjs', ...rest]),
+  load: () => run('node', ['bench/load.mjs', ...rest]),
   encode: () => run('node', ['bench/encode.mjs', ...rest]),
 }
-if (!programs[what]) stop(`There is no bench "${what}": name ops, step, scale or encode.`)
+if (!programs[what]) stop(`There is no bench "${what}": name ops, step, scale, load or encode.`)
 process.exitCode = programs[what]()
