@@ -17,7 +17,6 @@ use serde_json::json;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::event::Event;
 use crate::imaging::image_from_decoded;
 use crate::output_path::must_be_free;
 

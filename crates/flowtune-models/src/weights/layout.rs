@@ -50,7 +50,7 @@ impl Part {
         let third = rows / 3;
         match self {
             Self::Whole | Self::Pointwise => None,
-            Self::Third(index) => Some([index * third..(index + 1) * third].to_vec()),
+            Self::Third(index) => Some(std::iter::once(index * third..(index + 1) * third).collect()),
             Self::HalvesSwapped => Some([rows / 2..rows, 0..rows / 2].to_vec()),
         }
     }

@@ -188,4 +188,6 @@ pub fn read_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, String>> 
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::event::Event;
 use case::Case;
 
 /// One tensor against the reference.
