@@ -2,12 +2,15 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import {
+  explain,
   exportLora,
   Flux2Transformer,
   inspect,
   type LoraFormat,
+  type LoraRecipe,
   loadImage,
   mergeLora,
+  resolveRecipe,
   sample,
   train,
 } from '../src/index'
@@ -64,6 +67,25 @@ describe('flowtune export', () => {
     expect(tensorsOf(join(folder, 'kohya.safetensors')).map(({ name }) => name)).toContain(
       'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight',
     )
+  })
+
+  it('is gone on from, in any format', async () => {
+    const folder = temporaryFolder()
+    const { runDir } = await trained(folder)
+    const kohya = join(folder, 'kohya.safetensors')
+    await exportLora({ lora: runDir, format: 'kohya', out: kohya })
+    const recipe = tinyRecipe(folder, 2)
+    const losses = async (name: string, lora: LoraRecipe) => {
+      const run = await train({ ...recipe, lora, output: { dir: join(folder, name) } })
+      const out: number[] = []
+      for await (const event of run) if (event.type === 'step') out.push(event.loss)
+      return out
+    }
+    const further = await losses('further', { from: runDir })
+    expect(await losses('from-kohya', { from: kohya })).toEqual(further)
+    expect((await losses('fresh', recipe.lora))[0]).not.toBe(further[0])
+    const modules = async (lora: LoraRecipe) => (await explain(resolveRecipe({ ...recipe, lora }))).modules
+    expect(await modules({ from: kohya })).toEqual(await modules(recipe.lora))
   })
 
   it('overwrites nothing and leaves nothing of what it cannot write', async () => {

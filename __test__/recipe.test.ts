@@ -107,7 +107,7 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     textTokens: 32,
   },
   mode: 'full',
-  lora: { rank: 2, alpha: 3, targets: ['to_q'] },
+  lora: { rank: 2, alpha: 3, targets: ['to_q'], from: '/lora.safetensors' },
   flowMatching: {
     timestepSampling: 'mix',
     logitMean: 0.1,

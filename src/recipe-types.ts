@@ -56,6 +56,11 @@ export interface LoraRecipe {
   alpha?: number
   /** Names of linear modules, or patterns of them. Default: every linear of both block kinds except modulation and norms. */
   targets?: string[]
+  /**
+   * A LoRA to go on from: a run folder, or a LoRA's file or folder in diffusers' format, ComfyUI's or kohya's. Rank, alpha
+   * and targets are then its own.
+   */
+  from?: string
 }
 
 /** The flow-matching loss. */

@@ -72,7 +72,7 @@ export interface ForwardOptions {
 }
 
 /** Options of {@link Flux2Transformer.addLora}. */
-export interface LoraOptions extends LoraRecipe {
+export interface LoraOptions extends Omit<LoraRecipe, 'from'> {
   /** A starts random, from this and the module's name. Default 0. */
   seed?: number
 }

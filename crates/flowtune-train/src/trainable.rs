@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flowtune_engine::{DType, Param, Tensor};
-use flowtune_models::lora::{LoraConfig, add_lora, save_lora};
+use flowtune_models::lora::{LoraConfig, add_lora, load_lora, save_lora};
 use flowtune_models::transformer::Flux2Transformer;
 use flowtune_models::{read_safetensors, save_safetensors};
 
 use crate::error::{Error, Result};
+use crate::export::given_lora;
 use crate::recipe::{Mode, Recipe};
 use crate::run_folder::RunFolder;
 
@@ -41,9 +42,14 @@ impl Trainable {
     pub(crate) fn new(model: &Flux2Transformer, recipe: &Recipe) -> Result<Self> {
         match recipe.mode {
             Mode::Lora => {
-                let config = lora_config(recipe);
-                selected_modules(model, &config)?;
-                let params = add_lora(model, &config, recipe.train.seed)?;
+                let params = match &recipe.lora.from {
+                    Some(lora) => load_lora(model, &given_lora(lora))?,
+                    None => {
+                        let config = lora_config(recipe);
+                        selected_modules(model, &config)?;
+                        add_lora(model, &config, recipe.train.seed)?
+                    }
+                };
                 Ok(Self { params, kind: Kind::Lora })
             }
             Mode::Full => {

@@ -1,11 +1,13 @@
 //! Which modules a recipe trains, from the geometry alone.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
+use flowtune_models::lora::read_adapters;
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::export::given_lora;
 use crate::recipe::{Mode, Recipe};
 use crate::trainable::{lora_config, selected_modules};
 
@@ -40,13 +42,22 @@ pub(super) fn trained_modules(recipe: &Recipe, config: Flux2Config) -> Result<Tr
         Mode::Full => modules.map(|(module, shape)| (module, shape, product(shape))).collect(),
         Mode::Lora => {
             // A is [rank, in], B is [out, rank].
-            let adapter = |shape: &[usize]| (recipe.lora.rank * shape.iter().sum::<usize>()) as u64;
-            let config = lora_config(recipe);
-            let selected: HashSet<&str> = selected_modules(&model, &config)?.into_iter().collect();
-            modules.filter(|(m, _)| selected.contains(m)).map(|(m, shape)| (m, shape, adapter(shape))).collect()
+            let ranks = ranks(recipe, &model)?;
+            let adapter = |rank: &usize, shape: &[usize]| (rank * shape.iter().sum::<usize>()) as u64;
+            modules.filter_map(|(m, shape)| Some((m, shape, adapter(ranks.get(m)?, shape)))).collect()
         }
     };
     Ok(Trained { groups: grouped(&trained), total })
+}
+
+/// Modules that get an adapter, and its rank.
+fn ranks(recipe: &Recipe, model: &Flux2Transformer) -> Result<HashMap<String, usize>> {
+    if let Some(lora) = &recipe.lora.from {
+        let adapters = read_adapters(&given_lora(lora), &model.linear_names())?;
+        return Ok(adapters.into_iter().map(|adapter| (adapter.module.clone(), adapter.rank())).collect());
+    }
+    let config = lora_config(recipe);
+    Ok(selected_modules(model, &config)?.into_iter().map(|module| (module.to_owned(), config.rank)).collect())
 }
 
 fn module_of(weight: &str) -> &str {

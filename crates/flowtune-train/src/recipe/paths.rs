@@ -21,6 +21,9 @@ pub(super) fn make_absolute(recipe: &mut Recipe, base_dir: &Path) -> Result<()> 
     if let Some(transformer) = &mut recipe.model.transformer {
         *transformer = join("model.transformer", transformer)?;
     }
+    if let Some(from) = &mut recipe.lora.from {
+        *from = join("lora.from", from)?;
+    }
     recipe.output.dir = join("output.dir", &recipe.output.dir)?;
     if recipe.data.cache_dir.as_os_str().is_empty() {
         recipe.data.cache_dir = recipe.output.dir.parent().unwrap_or(&recipe.output.dir).join(CACHE);

@@ -33,7 +33,10 @@ pub fn flow_matching_options(json: &str) -> Result<FlowMatchingOptions> {
 /// # Errors
 /// As [`flow_matching_options`].
 pub fn lora_options(json: &str) -> Result<LoraConfig> {
-    let LoraRecipe { rank, alpha, targets } = section("lora", json)?;
+    let LoraRecipe { rank, alpha, targets, from } = section("lora", json)?;
+    if from.is_some() {
+        return Err(Error::Recipe("`from` is a recipe's; a script calls loadLora".to_owned()));
+    }
     Ok(LoraConfig { rank, alpha, targets: targets.unwrap_or_else(|| LoraConfig::default().targets) })
 }
 

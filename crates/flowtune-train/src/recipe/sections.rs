@@ -199,6 +199,9 @@ section! {
         /// Module names or patterns; every linear of both block kinds except modulation and norms unless given.
         #[serde(skip_serializing_if = "Option::is_none")]
         targets: Option<Vec<String>> = None,
+        /// A LoRA to go on from, file or folder, in diffusers' format, ComfyUI's or kohya's. Rank, alpha and targets are its.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<PathBuf> = None,
     }
 }
 
