@@ -26,6 +26,34 @@ function open(folder: string, options: Partial<DataLoaderOptions> = {}): Promise
   return DataLoader.open({ model: pipeline, train, resolution: 32, textTokens: 32, cacheDir, batchSize: 2, ...options })
 }
 
+describe('captions from a table', () => {
+  it('are those that a run trains on, with the trigger word', async () => {
+    const folder = temporaryFolder()
+    const recipe = tinyRecipe(folder, 1)
+    const captions = readdirSync(recipe.data.train)
+      .filter((name) => name.endsWith('.txt'))
+      .map((name) => {
+        const file = join(recipe.data.train, name)
+        const text = readFileSync(file, 'utf8').trim()
+        rmSync(file)
+        return { file_name: name.replace('.txt', '.png'), text: `a drawing of [trigger], ${text}` }
+      })
+    const data = { ...recipe.data, triggerWord: 'ohwx' }
+    await expect(prepare({ ...recipe, data })).rejects.toMatchObject({ message: expect.stringContaining('defaultCaption') })
+    const table = join(recipe.data.train, 'metadata.jsonl')
+    writeFileSync(table, captions.map((row) => JSON.stringify(row)).join('\n'))
+    const one = await prepare({ ...recipe, data })
+    expect(one).toMatchObject({ images: captions.length + 2, skipped: [] })
+    const two = await prepare({ ...recipe, data: { ...data, train: table, cacheDir: join(folder, 'cache-2') } })
+    const texts = (dir: string) => filesIn(dir).map((file) => basename(file))
+    expect(texts(join(folder, 'cache-2'))).toEqual(texts(one.cacheDir))
+    const plain = { ...data, triggerWord: 'zwx', cacheDir: join(folder, 'cache-3') }
+    await prepare({ ...recipe, data: plain })
+    expect(texts(plain.cacheDir)).not.toEqual(texts(one.cacheDir))
+    expect(two.captions).toBe(one.captions)
+  })
+})
+
 describe('DataLoader.open', () => {
   it('gives batches that are a function of the seed and their number', async () => {
     const folder = temporaryFolder()

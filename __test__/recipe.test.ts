@@ -102,6 +102,8 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     heldOut: ['/held-out'],
     heldOutCount: 2,
     resolution: 64,
+    triggerWord: 'ohwx',
+    defaultCaption: 'a photo',
     cacheDir: '/cache',
     onBadFile: 'skip',
     textTokens: 32,

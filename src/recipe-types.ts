@@ -30,9 +30,12 @@ export interface ModelRecipe {
   quantization?: Quantization
 }
 
-/** Images with a `.txt` caption of the same name beside each. */
+/** Images, and their captions: a `.txt` of the same name beside each, or a table. */
 export interface DataRecipe {
-  /** Folder, or folders, of training images. */
+  /**
+   * Folder, or folders, of training images. A `metadata.jsonl` or `metadata.csv` in one, with columns `file_name` and
+   * `text`, captions the images that it names; such a file may itself stand here.
+   */
   train: string | string[]
   /** Folder, or folders, of images that are never trained on, for the evaluation loss. Default: none. */
   heldOut?: string | string[]
@@ -44,6 +47,10 @@ export interface DataRecipe {
   cacheDir?: string
   /** What to do with an image or caption that cannot be read. Default `fail`. */
   onBadFile?: 'fail' | 'skip'
+  /** The word for what is taught: takes the place of `[trigger]` in captions and prompts, precedes captions without it. */
+  triggerWord?: string
+  /** Caption of images that have none. Default: such an image is a bad file. */
+  defaultCaption?: string
   /** Text tokens per caption, padded or cut to this length. Default: what the model's pipeline uses. */
   textTokens?: number
 }

@@ -15,7 +15,7 @@ mod order;
 mod prepare;
 
 pub use cache::{Cache, LatentKey, TextKey};
-pub use dataset::{Dataset, Item, OnBadFile, Skipped};
+pub use dataset::{Dataset, DatasetOptions, Item, OnBadFile, Skipped};
 pub use encoder::{CaptionEncoder, ImageEncoder};
 pub use error::{Error, Result};
 pub use image::{Size, bucket_for, decode_image, load_image, save_png};

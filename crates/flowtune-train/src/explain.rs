@@ -11,7 +11,7 @@ use flowtune_flow::{FlowMatching, FlowMatchingOptions};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::recipe::{CaptionDropoutMode, Mode, OnBadFile, Recipe};
+use crate::recipe::{CaptionDropoutMode, Mode, Recipe};
 pub use modules::ModuleGroup;
 use modules::trained_modules;
 pub use plot::draw_explanation;
@@ -186,11 +186,7 @@ fn weights(flow: &FlowMatching, tokens: usize) -> Result<Vec<[f64; 2]>> {
 }
 
 fn images(recipe: &Recipe) -> Option<usize> {
-    let on_bad_file = match recipe.data.on_bad_file {
-        OnBadFile::Fail => flowtune_data::OnBadFile::Fail,
-        OnBadFile::Skip => flowtune_data::OnBadFile::Skip,
-    };
-    let listed = Dataset::open(&recipe.data.train, on_bad_file).ok()?.items.len();
+    let listed = Dataset::open(&recipe.data.train, &recipe.data.options()).ok()?.items.len();
     Some(listed.saturating_sub(recipe.data.held_out_count.unwrap_or(0)))
 }
 

@@ -10,7 +10,7 @@ use flowtune_models::ModelFolder;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::recipe::{CaptionDropoutMode, OnBadFile, Recipe};
+use crate::recipe::{CaptionDropoutMode, Recipe};
 
 /// Cached tensors that stay in memory, in bytes; the others are read when needed.
 const LOADER_MEMORY: usize = 2 << 30;
@@ -49,13 +49,10 @@ impl Session {
                 false => Ok(()),
             }
         };
-        let on_bad_file = match recipe.data.on_bad_file {
-            OnBadFile::Fail => flowtune_data::OnBadFile::Fail,
-            OnBadFile::Skip => flowtune_data::OnBadFile::Skip,
-        };
-        let mut train = Dataset::open(&recipe.data.train, on_bad_file)?;
+        let options = recipe.data.options();
+        let mut train = Dataset::open(&recipe.data.train, &options)?;
         let held_out = match (recipe.data.held_out.is_empty(), recipe.data.held_out_count) {
-            (false, _) => Some(Dataset::open(&recipe.data.held_out, on_bad_file)?),
+            (false, _) => Some(Dataset::open(&recipe.data.held_out, &options)?),
             (true, Some(count)) => Some(train.split_off(count)?),
             (true, None) => None,
         };
@@ -69,7 +66,8 @@ impl Session {
         let train = loader(encode(&train)?)?;
         let held_out = held_out.map(|data| loader(encode(&data)?)).transpose()?;
         let texts = Captions::new(&captions, &cache, &notice)?;
-        let prompts = recipe.validation.prompts.iter().map(|p| texts.embeddings(p)).collect::<Result<_, _>>()?;
+        let prompts = &recipe.validation.prompts;
+        let prompts = prompts.iter().map(|p| texts.embeddings(&options.expanded(p))).collect::<Result<_, _>>()?;
         Ok(Self { folder, train, held_out, prompts })
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::image::tests::png;
-use crate::{Cache, Dataset, Loader, OnBadFile, TargetSize, prepare};
+use crate::{Cache, Dataset, DatasetOptions, Loader, TargetSize, prepare};
 
 /// A whole FLUX.2 klein pipeline of a few thousand weights, and what diffusers makes with it.
 fn fixture() -> (ModelFolder, std::collections::HashMap<String, Tensor>) {
@@ -30,7 +30,7 @@ fn a_folder_of_images_becomes_batches_and_the_cache_spares_the_models() {
         std::fs::write(tmp.path().join(format!("{name}.png")), png(70, 50, colour)).unwrap();
         std::fs::write(tmp.path().join(format!("{name}.txt")), format!("number {name}")).unwrap();
     }
-    let dataset = Dataset::open(&[tmp.path().to_path_buf()], OnBadFile::Fail).unwrap();
+    let dataset = Dataset::open(&[tmp.path().to_path_buf()], &DatasetOptions::default()).unwrap();
     let cache = Cache::open(&tmp.path().join("cache")).unwrap();
     for loads in [true, false] {
         let images = VaeEncoder::new(&folder);

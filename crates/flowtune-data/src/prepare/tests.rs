@@ -1,6 +1,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::*;
+use crate::DatasetOptions;
 use crate::image::tests::png;
 
 /// Latents: two channels with the mean of red, and its negative. Counts its calls.
@@ -63,7 +64,8 @@ impl Fixture {
 
     fn prepare_until(&self, images: usize) -> Result<Prepared> {
         let cache = Cache::open(&self.dir.path().join("cache"))?;
-        let dataset = Dataset::open(&[self.dir.path().to_path_buf()], self.on_bad_file)?;
+        let options = DatasetOptions { on_bad_file: self.on_bad_file, ..DatasetOptions::default() };
+        let dataset = Dataset::open(&[self.dir.path().to_path_buf()], &options)?;
         let on_notice = |notice| {
             match notice {
                 Notice::Progress { stage: "encoding images", done, .. } if done >= images => {

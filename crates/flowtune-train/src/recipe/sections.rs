@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flowtune_data::DatasetOptions;
 use flowtune_engine::{DType, Keep};
 use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
@@ -108,6 +109,21 @@ pub struct ModelRecipe {
     pub quantization: Quantization,
 }
 
+impl DataRecipe {
+    /// How the images and captions are read.
+    pub fn options(&self) -> DatasetOptions {
+        let on_bad_file = match self.on_bad_file {
+            OnBadFile::Fail => flowtune_data::OnBadFile::Fail,
+            OnBadFile::Skip => flowtune_data::OnBadFile::Skip,
+        };
+        DatasetOptions {
+            on_bad_file,
+            trigger: self.trigger_word.clone(),
+            default_caption: self.default_caption.clone(),
+        }
+    }
+}
+
 impl From<WeightsDtype> for DType {
     fn from(dtype: WeightsDtype) -> Self {
         match dtype {
@@ -127,11 +143,11 @@ impl ModelRecipe {
     }
 }
 
-/// Images with a `.txt` caption of the same name beside each.
+/// Images, and their captions: a `.txt` of the same name beside each, or a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataRecipe {
-    /// Folders of training images.
+    /// Folders of training images, or tables of them (`.jsonl`, `.csv`).
     #[serde(deserialize_with = "one_or_many")]
     pub train: Vec<PathBuf>,
     /// Folders of images that are never trained on.
@@ -150,6 +166,12 @@ pub struct DataRecipe {
     /// What to do with an image or a caption that cannot be read.
     #[serde(default)]
     pub on_bad_file: OnBadFile,
+    /// The word for what is taught: takes the place of `[trigger]` in captions and prompts, precedes captions without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger_word: Option<String>,
+    /// Caption of images that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_caption: Option<String>,
     /// Text tokens per caption; what the model's pipeline uses unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_tokens: Option<usize>,
