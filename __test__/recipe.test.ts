@@ -94,16 +94,27 @@ const ENUMS = {
   'output.weightsDtype': ['float32', 'bfloat16'],
 }
 
+// `repeats` and `weight` exclude each other: see the test of Rust.
+const SOURCE: Omit<Required<DataSource>, 'weight'> = {
+  path: '/more',
+  masks: '/masks',
+  references: ['/first', '/second'],
+  repeats: 2,
+}
+const PROMPT: Required<ValidationPrompt> = { prompt: 'b', references: ['/b.png'] }
+
 /** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
 const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
   model: { path: '/model', transformer: '/flux2.gguf', allowDistilled: true, dtype: 'bfloat16', quantization: 'none' },
   data: {
-    train: ['/images'],
+    train: ['/images', SOURCE],
     heldOut: ['/held-out'],
     heldOutCount: 2,
-    resolution: 64,
+    resolution: [64, 128],
+    buckets: false,
     triggerWord: 'ohwx',
     defaultCaption: 'a photo',
+    captionPerLine: true,
     cacheDir: '/cache',
     onBadFile: 'skip',
     textTokens: 32,
@@ -139,7 +150,7 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     memoryBudget: 8,
   },
   checkpoint: { everySteps: 3, keep: 4 },
-  validation: { prompts: ['a'], everySteps: 5, sigmas: [0.5], sampleSteps: 4, sampleGuidance: 1, sampleSeed: 9 },
+  validation: { prompts: ['a', PROMPT], everySteps: 5, sigmas: [0.5], sampleSteps: 4, sampleGuidance: 1, sampleSeed: 9 },
   output: { dir: '/run', weightsDtype: 'bfloat16' },
 }
 

@@ -204,6 +204,8 @@ export interface NativeLoader {
 export interface NativeLoadedBatch {
   imageLatents: NativeTensor
   textEmbeddings: NativeTensor
+  lossMask?: NativeTensor
+  references: NativeTensor[][]
   captions: string[]
   paths: string[]
 }

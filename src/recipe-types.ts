@@ -30,19 +30,47 @@ export interface ModelRecipe {
   quantization?: Quantization
 }
 
-/** Images, and their captions: a `.txt` of the same name beside each, or a table. */
-export interface DataRecipe {
+/**
+ * A folder or a table of images.
+ *
+ * In a folder, captions are in a `.txt` of the image's name, or in its `metadata.jsonl` or `metadata.csv` with the columns
+ * `file_name` and `text`; `mask` and `references` may stand there too, and in JSON lines `text` and `references` may be
+ * lists. Such a table may itself be the source; its files are relative to it.
+ */
+export interface DataSource {
+  /** The folder, or a table (`.jsonl`, `.csv`). */
+  path: string
+  /** Folder of masks: images of the same name and proportions, white where is trained, black where not. */
+  masks?: string
   /**
-   * Folder, or folders, of training images. A `metadata.jsonl` or `metadata.csv` in one, with columns `file_name` and
-   * `text`, captions the images that it names; such a file may itself stand here.
+   * Folder of reference images of the same name, which the model sees beside the caption (edit training); a list for
+   * several references, in order. An image may lack some of them, not all.
    */
-  train: string | string[]
-  /** Folder, or folders, of images that are never trained on, for the evaluation loss. Default: none. */
-  heldOut?: string | string[]
+  references?: string | string[]
+  /** How often each image is seen while images of other sources are seen once. Default 1; need not be whole. */
+  repeats?: number
+  /** Instead of `repeats`, for every source or none: share of all samples, against the weights of the other sources. */
+  weight?: number
+}
+
+/** Images, and what belongs to them: captions, masks, reference images. */
+export interface DataRecipe {
+  /** Training images: a folder, a table, or several of them. */
+  train: string | DataSource | (string | DataSource)[]
+  /** Images that are never trained on, for the evaluation loss. Default: none. */
+  heldOut?: string | DataSource | (string | DataSource)[]
   /** Instead of `heldOut`: how many images of `train` are set aside. */
   heldOutCount?: number
-  /** Side of the square each image is resized and cropped to, in pixels; a multiple of 16, at most 4096. Default 512. */
-  resolution?: number
+  /**
+   * Side of the square that gives the number of pixels, in pixels; a multiple of 16, at most 4096. Several: each image is
+   * trained at each that it has the pixels for, and at the smallest in any case. Default 512.
+   */
+  resolution?: number | number[]
+  /**
+   * Whether images keep about their proportions, with sides in multiples of 16; what sticks out is cut off. If not, they
+   * are cut to squares. Default true.
+   */
+  buckets?: boolean
   /** Where latents and text embeddings are cached. Default: `.cache` beside the run folder. */
   cacheDir?: string
   /** What to do with an image or caption that cannot be read. Default `fail`. */
@@ -51,6 +79,8 @@ export interface DataRecipe {
   triggerWord?: string
   /** Caption of images that have none. Default: such an image is a bad file. */
   defaultCaption?: string
+  /** Each line of a `.txt` is a caption of its own; one is drawn each time the image is seen. Default false. */
+  captionPerLine?: boolean
   /** Text tokens per caption, padded or cut to this length. Default: what the model's pipeline uses. */
   textTokens?: number
 }
@@ -162,10 +192,18 @@ export interface CheckpointRecipe {
   keep?: number
 }
 
+/** What a sample image shows. */
+export interface ValidationPrompt {
+  /** The text; `[trigger]` is replaced as in captions. */
+  prompt: string
+  /** Images that the model sees beside it, in order (edit training). */
+  references?: string | string[]
+}
+
 /** Evaluation and sample images. */
 export interface ValidationRecipe {
   /** Prompts of the sample images made before and after training. Default: none. */
-  prompts?: string[]
+  prompts?: (string | ValidationPrompt)[]
   /** Evaluate every so many steps, besides before and after. Default: only then. */
   everySteps?: number
   /** The σ at which the held-out loss is taken. Default 0.1, 0.3, 0.5, 0.7, 0.9. */

@@ -145,8 +145,14 @@ export interface PrepareSummary {
   cacheDir: string
   /** Held-out ones included. */
   images: number
-  /** Distinct ones. */
+  /** Sizes that they are trained at in pixels, and how many images at each, smallest first. */
+  buckets: { width: number; height: number; images: number }[]
+  /** Distinct captions and prompts, the empty one included. */
   captions: number
+  /** Images with a mask. */
+  masks: number
+  /** Reference images, counted for each image that they belong to. */
+  references: number
   /** Files left out because they could not be read (`data.onBadFile: skip`). */
   skipped: string[]
 }

@@ -1,10 +1,24 @@
 import { Command } from 'commander'
 import { loadRecipe } from '../recipe'
+import type { PrepareSummary } from '../types'
 import { prepare } from '../work'
 import { interruptible } from './interrupt'
 import type { CommonOptions } from './options'
 import { Output } from './output'
 import { createProgress } from './progress'
+
+/** Longest bar, in characters. */
+const BAR = 30
+
+function describePrepared({ images, captions, masks, references, buckets, cacheDir }: PrepareSummary): string[] {
+  const extra = [masks > 0 ? `, ${masks} masks` : '', references > 0 ? `, ${references} reference images` : '']
+  const most = Math.max(...buckets.map((bucket) => bucket.images))
+  const rows = buckets.map(({ width, height, images }) => {
+    const size = `${width}×${height}`.padStart(9)
+    return `  ${size} ${String(images).padStart(6)} ${'█'.repeat(Math.ceil((BAR * images) / most))}`
+  })
+  return [...rows, `${images} images and ${captions} captions and prompts${extra.join('')} cached in ${cacheDir}`]
+}
 
 export function prepareCommand(): Command {
   return new Command('prepare')
@@ -20,7 +34,7 @@ export function prepareCommand(): Command {
         prepare(recipe, { signal, onEvent: progress.show.bind(progress) }),
       ).finally(() => progress.stop())
       output.document(summary)
-      output.line(`${summary.images} images and ${summary.captions} captions cached in ${summary.cacheDir}`)
+      for (const line of describePrepared(summary)) output.line(line)
       for (const file of summary.skipped) output.line(`skipped ${file}`)
     })
 }

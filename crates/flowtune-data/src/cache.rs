@@ -1,4 +1,4 @@
-//! Latents by image and embeddings by caption, as safetensors files named by a hash of all that they depend on:
+//! Latents by image, embeddings by caption and masks, as safetensors files named by a hash of all that they depend on:
 //! when images, captions or models change, other files are used, and no entry is ever out of date.
 
 use std::collections::HashMap;
@@ -7,16 +7,21 @@ use std::path::{Path, PathBuf};
 
 use flowtune_engine::{DType, Tensor};
 use flowtune_models::{read_metadata, read_safetensors, save_safetensors};
+use half::bf16;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::image::{PREPROCESSING, Size};
+use crate::image::PREPROCESSING;
+use crate::size::Size;
 
 /// Name of the only tensor of an entry.
 const LATENTS: &str = "image_latents";
 const TEXT: &str = "text_embeddings";
-/// Metadata key of the hash of the tensor's bytes.
+const MASK: &str = "loss_mask";
+/// Metadata keys of the hash of the tensor's bytes, and of the entry's own name: a file that was renamed, or is from
+/// another place, is not what its name says.
 const CHECKSUM: &str = "sha256";
+const KEY: &str = "key";
 
 /// Name of an image's latents in a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +30,10 @@ pub struct LatentKey(String);
 /// Name of a caption's embeddings in a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TextKey(String);
+
+/// Name of a mask in a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MaskKey(String);
 
 /// A cache folder. Several runs, even at once, may share it.
 #[derive(Debug, Clone)]
@@ -38,7 +47,7 @@ impl Cache {
     /// # Errors
     /// `IO`.
     pub fn open(dir: &Path) -> Result<Self> {
-        for kind in [LATENTS, TEXT] {
+        for kind in [LATENTS, TEXT, MASK] {
             let dir = dir.join(kind);
             fs::create_dir_all(&dir).map_err(Error::io(&dir, "made"))?;
         }
@@ -56,9 +65,16 @@ impl Cache {
         LatentKey(hash(&[bytes, encoder_fingerprint.as_bytes(), shape.as_bytes()]))
     }
 
-    /// Key of the embeddings of `caption`.
-    pub fn text_key(caption: &str, encoder_fingerprint: &str, tokens: usize) -> TextKey {
-        TextKey(hash(&[caption.as_bytes(), encoder_fingerprint.as_bytes(), tokens.to_string().as_bytes()]))
+    /// Key of the embeddings of `caption`, kept as `dtype`.
+    pub fn text_key(caption: &str, encoder_fingerprint: &str, tokens: usize, dtype: DType) -> TextKey {
+        let form = format!("{tokens} {dtype:?}");
+        TextKey(hash(&[caption.as_bytes(), encoder_fingerprint.as_bytes(), form.as_bytes()]))
+    }
+
+    /// Key of the mask that a file with these `bytes` makes for an image that is `image` large and trained at `size`.
+    pub fn mask_key(bytes: &[u8], image: Size, size: Size) -> MaskKey {
+        let form = format!("{image:?} {size:?} v{PREPROCESSING}");
+        MaskKey(hash(&[bytes, form.as_bytes()]))
     }
 
     /// Latents `[C, h, w]`, or none if they are not cached.
@@ -66,15 +82,23 @@ impl Cache {
     /// # Errors
     /// `CACHE_STALE` when the entry is damaged.
     pub fn latents(&self, key: &LatentKey) -> Result<Option<Tensor>> {
-        read(&self.latent_path(key), LATENTS, 3)
+        read(&self.latent_path(key), &key.0, LATENTS, 3)
     }
 
-    /// Embeddings `[S, D]`, or none if they are not cached.
+    /// Embeddings `[S, D]`, in the type they were stored in, or none if they are not cached.
     ///
     /// # Errors
     /// `CACHE_STALE` when the entry is damaged.
     pub fn text(&self, key: &TextKey) -> Result<Option<Tensor>> {
-        read(&self.text_path(key), TEXT, 2)
+        read(&self.text_path(key), &key.0, TEXT, 2)
+    }
+
+    /// Mask `[1, h, w]`, or none if it is not cached.
+    ///
+    /// # Errors
+    /// `CACHE_STALE` when the entry is damaged.
+    pub fn mask(&self, key: &MaskKey) -> Result<Option<Tensor>> {
+        read(&self.mask_path(key), &key.0, MASK, 3)
     }
 
     /// Stores latents `[C, h, w]`.
@@ -82,7 +106,7 @@ impl Cache {
     /// # Errors
     /// `IO`.
     pub fn put_latents(&self, key: &LatentKey, latents: &Tensor) -> Result<()> {
-        write(&self.latent_path(key), LATENTS, latents)
+        write(&self.latent_path(key), &key.0, LATENTS, latents)
     }
 
     /// Stores embeddings `[S, D]`.
@@ -90,7 +114,15 @@ impl Cache {
     /// # Errors
     /// `IO`.
     pub fn put_text(&self, key: &TextKey, embeddings: &Tensor) -> Result<()> {
-        write(&self.text_path(key), TEXT, embeddings)
+        write(&self.text_path(key), &key.0, TEXT, embeddings)
+    }
+
+    /// Stores a mask `[1, h, w]`.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn put_mask(&self, key: &MaskKey, mask: &Tensor) -> Result<()> {
+        write(&self.mask_path(key), &key.0, MASK, mask)
     }
 
     pub(crate) fn latent_path(&self, key: &LatentKey) -> PathBuf {
@@ -100,36 +132,42 @@ impl Cache {
     pub(crate) fn text_path(&self, key: &TextKey) -> PathBuf {
         self.dir.join(TEXT).join(format!("{}.safetensors", key.0))
     }
+
+    pub(crate) fn mask_path(&self, key: &MaskKey) -> PathBuf {
+        self.dir.join(MASK).join(format!("{}.safetensors", key.0))
+    }
 }
 
-fn read(path: &Path, name: &str, rank: usize) -> Result<Option<Tensor>> {
+fn read(path: &Path, key: &str, name: &str, rank: usize) -> Result<Option<Tensor>> {
     if !path.exists() {
         return Ok(None);
     }
     let stale = |reason: String| Error::CacheStale { path: path.to_path_buf(), reason };
     let mut tensors = read_safetensors(path).map_err(|e| stale(e.to_string()))?;
     let metadata = read_metadata(path).map_err(|e| stale(e.to_string()))?;
-    let tensor = tensors.remove(name).filter(|t| t.dtype() == DType::F32 && t.shape().len() == rank);
-    let tensor = tensor.ok_or_else(|| stale(format!("holds no float32 {name} of rank {rank}")))?;
+    let known = |t: &Tensor| matches!(t.dtype(), DType::F32 | DType::BF16) && t.shape().len() == rank;
+    let tensor = tensors.remove(name).filter(known);
+    let tensor = tensor.ok_or_else(|| stale(format!("holds no {name} of rank {rank}")))?;
+    if metadata.get(KEY).map(String::as_str) != Some(key) {
+        return Err(stale("was made of something else".into()));
+    }
     if metadata.get(CHECKSUM) != Some(&checksum(&tensor)?) {
         return Err(stale("its content does not match its checksum".into()));
     }
     Ok(Some(tensor))
 }
 
-fn write(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
-    let tensor = tensor.to_dtype(DType::F32)?;
-    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(&tensor)?)]);
-    Ok(save_safetensors(path, &[(name.to_owned(), tensor)], Some(metadata))?)
+fn write(path: &Path, key: &str, name: &str, tensor: &Tensor) -> Result<()> {
+    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(tensor)?), (KEY.to_owned(), key.to_owned())]);
+    Ok(save_safetensors(path, &[(name.to_owned(), tensor.clone())], Some(metadata))?)
 }
 
 fn checksum(tensor: &Tensor) -> Result<String> {
-    let mut hasher = Sha256::new();
-    // In pieces, so that no second copy of the tensor is made.
-    for values in tensor.as_slice::<f32>()?.chunks(1 << 12) {
-        hasher.update(values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-    }
-    Ok(hex(&hasher.finalize()))
+    let bytes: &[u8] = match tensor.dtype() {
+        DType::BF16 => bytemuck::cast_slice(tensor.as_slice::<bf16>()?),
+        _ => bytemuck::cast_slice(tensor.as_slice::<f32>()?),
+    };
+    Ok(hex(&Sha256::digest(bytes)))
 }
 
 /// SHA-256 of `parts`, each after its length, so that no two lists of parts are alike.
@@ -170,15 +208,20 @@ mod tests {
         ] {
             assert_ne!(other, key);
         }
-        let text = Cache::text_key("a", "e", 8);
-        assert!(text != Cache::text_key("a", "e", 9) && text != Cache::text_key("b", "e", 8));
+        let text = |caption, tokens, dtype| Cache::text_key(caption, "e", tokens, dtype);
+        let key = text("a", 8, DType::F32);
+        assert!(key != text("a", 9, DType::F32) && key != text("b", 8, DType::F32) && key != text("a", 8, DType::BF16));
+        let bfloat16 = Tensor::full(0.5f32, &[2, 3]).to_dtype(DType::BF16).unwrap();
+        cache.put_text(&key, &bfloat16).unwrap();
+        let back = cache.text(&key).unwrap().unwrap();
+        assert_eq!((back.dtype(), back.to_f32_vec().unwrap()), (DType::BF16, vec![0.5; 6]));
     }
 
     #[test]
     fn damaged_entries_are_stale() {
         let tmp = tempfile::tempdir().unwrap();
         let cache = Cache::open(tmp.path()).unwrap();
-        let key = Cache::text_key("a cat", "encoder", 2);
+        let key = Cache::text_key("a cat", "encoder", 2, DType::F32);
         let path = cache.text_path(&key);
         cache.put_text(&key, &Tensor::full(1f32, &[2, 3])).unwrap();
         let whole = fs::read(&path).unwrap();
@@ -190,5 +233,10 @@ mod tests {
             assert_eq!(error.code(), "CACHE_STALE", "{error}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         }
+        // Whole, but another caption's.
+        let other = Cache::text_key("a dog", "encoder", 2, DType::F32);
+        cache.put_text(&other, &Tensor::full(1f32, &[2, 3])).unwrap();
+        fs::rename(cache.text_path(&other), &path).unwrap();
+        assert!(cache.text(&key).unwrap_err().to_string().contains("something else"));
     }
 }

@@ -68,6 +68,11 @@ impl Error {
         Self::Unreadable { path: path.to_path_buf(), reason: reason.into() }
     }
 
+    /// A cache entry that vanished after it was made.
+    pub(crate) fn gone(path: PathBuf) -> Self {
+        Self::CacheStale { path, reason: "is gone; start again to have it made again".into() }
+    }
+
     /// Turns an [`io::Error`] on `path` into [`Error::Io`]; `action` follows "cannot".
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_path_buf(), action, source }

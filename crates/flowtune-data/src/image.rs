@@ -1,52 +1,29 @@
-//! From an image file to a tensor, and back to a PNG.
+//! From an image file to a tensor or a mask, and back to a PNG.
 
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
 use flowtune_engine::Tensor;
 
 use crate::atomic;
 use crate::error::{Error, Result};
-
-/// Sides of an image must be a multiple of this: 8 of the VAE times 2 of the patches.
-const MULTIPLE: usize = 16;
+use crate::size::{MULTIPLE, Size};
 
 /// Version of what [`decode_image`] does; part of the cache's keys.
 pub(crate) const PREPROCESSING: u32 = 1;
 
-/// Width and height in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Size {
-    /// Width.
-    pub width: usize,
-    /// Height.
-    pub height: usize,
-}
-
-/// The size in multiples of 16 that is nearest in aspect to `width`×`height` and has about `resolution`² pixels,
-/// never more; sides are at most twice `resolution`.
-pub fn bucket_for(width: usize, height: usize, resolution: usize) -> Size {
-    let aspect = width.max(1) as f64 / height.max(1) as f64;
-    let budget = resolution * resolution;
-    let candidates = (MULTIPLE..=2 * resolution).step_by(MULTIPLE).filter_map(|width| {
-        let height = (budget / width / MULTIPLE * MULTIPLE).min(2 * resolution);
-        (height >= MULTIPLE).then_some(Size { width, height })
-    });
-    let off = |size: &Size| (size.width as f64 / size.height as f64 / aspect).ln().abs();
-    let square = Size { width: resolution, height: resolution };
-    candidates.min_by(|a, b| off(a).total_cmp(&off(b))).filter(|best| off(best) < off(&square)).unwrap_or(square)
-}
+/// The most pixels that an image may have: 16,384². A damaged header may promise any number.
+const MAX_PIXELS: u64 = 1 << 28;
 
 /// Reads an image file as [`decode_image`] does.
 ///
 /// # Errors
 /// `DATA_UNREADABLE` naming the file.
 pub fn load_image(path: &Path, target: Size) -> Result<Tensor> {
-    let bytes = fs::read(path).map_err(|e| Error::unreadable(path, format!("cannot be read ({e})")))?;
-    decode_image(&bytes, path, target)
+    decode_image(&read(path)?, path, target)
 }
 
 /// Image `[3, height, width]`, f32 in −1..1, from the bytes of a PNG, JPEG or WebP file: turned upright (EXIF),
@@ -55,9 +32,61 @@ pub fn load_image(path: &Path, target: Size) -> Result<Tensor> {
 /// # Errors
 /// `DATA_UNREADABLE` naming the file.
 pub fn decode_image(bytes: &[u8], path: &Path, target: Size) -> Result<Tensor> {
-    let rgb = on_white(decode_upright(bytes, path)?);
-    let scaled = cover(rgb, target).map_err(|e| Error::unreadable(path, format!("cannot be resized ({e})")))?;
-    Ok(to_tensor(&scaled, target)?)
+    Picture::decode(bytes, path)?.covering(target)
+}
+
+/// An image in its own size.
+pub(crate) struct Picture<'a> {
+    pixels: RgbImage,
+    path: &'a Path,
+}
+
+impl<'a> Picture<'a> {
+    /// The image of a file's `bytes`, upright, on white.
+    pub(crate) fn decode(bytes: &[u8], path: &'a Path) -> Result<Self> {
+        Ok(Self { pixels: on_white(decode_upright(bytes, path)?), path })
+    }
+
+    /// `[3, height, width]` in −1..1, as of [`decode_image`].
+    pub(crate) fn covering(&self, target: Size) -> Result<Tensor> {
+        let (pixels, size) = (self.pixels.as_raw(), self.pixels.dimensions());
+        let scaled = cover(pixels, size, PixelType::U8x3, target, FilterType::Lanczos3);
+        let scaled = scaled.map_err(|e| Error::unreadable(self.path, format!("cannot be resized ({e})")))?;
+        Ok(to_tensor(&scaled, target)?)
+    }
+}
+
+/// Mask `[1, h, w]` of latents, f32 in 0..1, from the bytes of an image file: its lightness, transparency being black,
+/// over the part that [`decode_image`] keeps of an image of size `image`, averaged over the pixels of each latent.
+///
+/// # Errors
+/// `DATA_UNREADABLE` naming the file when it has another aspect than the image, or nothing in it is white.
+pub(crate) fn decode_mask(bytes: &[u8], path: &Path, image: Size, target: Size) -> Result<Tensor> {
+    let mask = decode_upright(bytes, path)?.into_luma_alpha8();
+    let size = Size { width: mask.width() as usize, height: mask.height() as usize };
+    if (size.aspect() / image.aspect()).ln().abs() > SAME_ASPECT {
+        let reason = format!(
+            "is {}×{}, and its image {}×{}; a mask must have its image's proportions",
+            size.width, size.height, image.width, image.height
+        );
+        return Err(Error::unreadable(path, reason));
+    }
+    let light = mask.pixels().map(|p| (u16::from(p.0[0]) * u16::from(p.0[1]) / 255) as u8).collect::<Vec<u8>>();
+    let latents = Size { width: target.width / MULTIPLE, height: target.height / MULTIPLE };
+    let scaled = cover(&light, mask.dimensions(), PixelType::U8, latents, FilterType::Box);
+    let scaled = scaled.map_err(|e| Error::unreadable(path, format!("cannot be resized ({e})")))?;
+    if scaled.iter().all(|&light| light == 0) {
+        return Err(Error::unreadable(path, "is black all over; paint white what is to be learned, or remove it"));
+    }
+    let values = scaled.into_iter().map(|light| f32::from(light) / 255.0).collect();
+    Ok(Tensor::from_vec(values, &[1, latents.height, latents.width])?)
+}
+
+/// How far a mask's aspect may be from its image's: what rounding a side of 100 pixels makes of it.
+const SAME_ASPECT: f64 = 0.01;
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::unreadable(path, format!("cannot be read ({e})")))
 }
 
 /// Width and height after turning upright, from the header alone.
@@ -88,6 +117,10 @@ fn not_an_image(path: &Path, cause: &::image::ImageError) -> Error {
 
 fn decode_upright(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     let mut decoder = decoder(bytes, path)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Error::unreadable(path, format!("is {width}×{height} pixels, too many; make it smaller")));
+    }
     // A file without, or with broken, EXIF data is taken as it is.
     let orientation = decoder.orientation().ok();
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| not_an_image(path, &e))?;
@@ -108,15 +141,19 @@ fn on_white(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// Interleaved RGB of `target`, from the middle of `image` scaled to cover it.
-fn cover(image: RgbImage, target: Size) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let (width, height) = (target.width as u32, target.height as u32);
-    let source = Image::from_vec_u8(image.width(), image.height(), image.into_raw(), PixelType::U8x3)?;
-    let mut scaled = Image::new(width, height, PixelType::U8x3);
+/// Interleaved channels of `target`, from the middle of an image of `size` scaled to cover it.
+fn cover(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    kind: PixelType,
+    target: Size,
+    filter: FilterType,
+) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let source = ImageRef::new(width, height, pixels, kind)?;
+    let mut scaled = Image::new(target.width as u32, target.height as u32, kind);
     // Cutting the middle with the target's aspect and scaling it is scaling to cover and cutting the middle.
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
-        .fit_into_destination(Some((0.5, 0.5)));
+    let options =
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&source, &mut scaled, &options)?;
     Ok(scaled.into_vec())
 }

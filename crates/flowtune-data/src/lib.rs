@@ -1,7 +1,7 @@
 //! Captioned images, their cached latents and text embeddings, and the loader of training batches.
 //!
-//! [`Dataset::open`] lists images and captions, [`prepare`] encodes what the [`Cache`] lacks, [`Loader`] gives batches
-//! that are a function of seed and step alone.
+//! [`Dataset::open`] lists images and what belongs to them, [`encode_captions`] and [`encode_images`] encode what the
+//! [`Cache`] lacks, [`Loader`] gives batches that are a function of seed and step alone.
 
 pub mod atomic;
 mod cache;
@@ -13,12 +13,14 @@ mod loader;
 mod models;
 mod order;
 mod prepare;
+mod size;
 
-pub use cache::{Cache, LatentKey, TextKey};
-pub use dataset::{Dataset, DatasetOptions, Item, OnBadFile, Skipped};
+pub use cache::{Cache, LatentKey, MaskKey, TextKey};
+pub use dataset::{Dataset, DatasetOptions, Item, OnBadFile, Skipped, Source};
 pub use encoder::{CaptionEncoder, ImageEncoder};
 pub use error::{Error, Result};
-pub use image::{Size, bucket_for, decode_image, load_image, save_png};
+pub use image::{decode_image, load_image, save_png};
 pub use loader::{Batch, Loader};
 pub use models::{TextCaptionEncoder, VaeEncoder};
-pub use prepare::{Captions, Notice, Prepared, Sample, TargetSize, prepare};
+pub use prepare::{CachedLatents, Notice, OnNotice, Prepared, Sample, Texts, encode_captions, encode_images};
+pub use size::{Size, Sizing, bucket_for};

@@ -9,14 +9,17 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// Streams of random numbers that must not be the same.
 const ORDER_OF_BUCKETS: u64 = 0;
 const ORDER_OF_SAMPLES: u64 = 1;
+const CHOICES: u64 = 2;
 
-/// Order of samples in batches of one latent shape each.
+/// Order of samples in batches of one shape each.
 ///
-/// Every bucket (samples of one shape) is an endless stream of its samples, shuffled anew each time round, from which
-/// batches are cut; no sample is left over. A cycle has as many batches as there are samples, and a bucket of n samples
-/// has n of them, at random places: every sample is seen equally often, whatever its shape.
+/// Every bucket (samples of one shape, each as often as it counts) is an endless stream of its samples, shuffled anew
+/// each time round, from which batches are cut; no sample is left over. A cycle has as many batches as all buckets have
+/// members, and a bucket of n members has n of them, at random places: whatever its shape, a sample is seen as often as
+/// it counts.
 #[derive(Debug)]
 pub(crate) struct Order {
+    /// Samples of each shape; a sample that counts twice is there twice.
     buckets: Vec<Vec<usize>>,
     batch_size: usize,
     seed: u64,
@@ -25,11 +28,11 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Order of the samples 0..`shapes.len()`, which have these latent shapes.
-    pub(crate) fn new<'a>(shapes: impl Iterator<Item = &'a [usize]>, batch_size: usize, seed: u64) -> Self {
-        let mut buckets: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
-        for (i, shape) in shapes.enumerate() {
-            buckets.entry(shape).or_default().push(i);
+    /// Order of the samples 0..`shapes.len()`, which have these shapes and are seen this often, against each other.
+    pub(crate) fn new(shapes: impl Iterator<Item = Vec<usize>>, repeats: &[f64], batch_size: usize, seed: u64) -> Self {
+        let mut buckets: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+        for ((i, shape), count) in shapes.enumerate().zip(whole_numbers(repeats)) {
+            buckets.entry(shape).or_default().extend(vec![i; count]);
         }
         Self { buckets: buckets.into_values().collect(), batch_size, seed, cycle: Mutex::default() }
     }
@@ -45,6 +48,11 @@ impl Order {
         (first..first + self.batch_size as u64)
             .map(|k| members[self.shuffled(bucket, k / count)[(k % count) as usize]])
             .collect()
+    }
+
+    /// One of `count` captions of the sample at `slot` of batch number `step`.
+    pub(crate) fn choice(&self, step: u64, slot: usize, count: usize) -> usize {
+        below(&mut generator([self.seed, CHOICES, slot as u64, step]), count)
     }
 
     /// The bucket at `position` of a cycle, and how often it came before in it.
@@ -69,18 +77,36 @@ impl Order {
     }
 }
 
+/// Whole numbers in about the proportions of `repeats` (each within 1 %, or as near as a hundredfold gets), at least 1.
+fn whole_numbers(repeats: &[f64]) -> Vec<usize> {
+    const FINEST: usize = 100;
+    let least = repeats.iter().copied().fold(f64::INFINITY, f64::min);
+    let scaled = |times: usize| repeats.iter().map(move |r| r / least * times as f64);
+    let error = |times: usize| scaled(times).map(|x| (x.round() / x - 1.0).abs()).fold(0.0, f64::max);
+    let times = (1..=FINEST).find(|&times| error(times) <= 0.01).unwrap_or(FINEST);
+    scaled(times).map(|x| x.round() as usize).collect()
+}
+
 /// Fisher–Yates. Written out because the order must be the same with every future version of every library.
 fn shuffle(items: &mut [usize], key: [u64; 4]) {
+    let mut rng = generator(key);
+    for i in (1..items.len()).rev() {
+        let j = below(&mut rng, i + 1);
+        items.swap(i, j);
+    }
+}
+
+fn generator(key: [u64; 4]) -> ChaCha8Rng {
     let mut seed = [0; 32];
     for (bytes, word) in seed.chunks_exact_mut(8).zip(key) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    let mut rng = ChaCha8Rng::from_seed(seed);
-    for i in (1..items.len()).rev() {
-        // The high word of a product is below i + 1; its bias is below 2^-40 for any data set.
-        let j = (u128::from(rng.next_u64()) * (i as u128 + 1)) >> 64;
-        items.swap(i, j as usize);
-    }
+    ChaCha8Rng::from_seed(seed)
+}
+
+/// The high word of a product is below `count`; its bias is below 2^-40 for any data set.
+fn below(rng: &mut ChaCha8Rng, count: usize) -> usize {
+    ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
 }
 
 #[cfg(test)]
@@ -88,9 +114,9 @@ mod tests {
     use super::*;
 
     fn order(counts: &[usize], batch_size: usize, seed: u64) -> Order {
-        let shapes: Vec<[usize; 1]> =
-            counts.iter().enumerate().flat_map(|(shape, &count)| vec![[shape]; count]).collect();
-        Order::new(shapes.iter().map(<[usize; 1]>::as_slice), batch_size, seed)
+        let shapes: Vec<_> = counts.iter().enumerate().flat_map(|(shape, &count)| vec![vec![shape]; count]).collect();
+        let repeats = vec![1.0; shapes.len()];
+        Order::new(shapes.into_iter(), &repeats, batch_size, seed)
     }
 
     #[test]
@@ -127,6 +153,25 @@ mod tests {
         let other: Vec<_> = (0..40).map(|step| order(&[9, 4], 3, 2).batch(step)).collect();
         assert_ne!(forwards, other);
         assert_ne!(forwards[..13], forwards[13..26]);
+    }
+
+    #[test]
+    fn samples_are_seen_as_often_as_they_count() {
+        // Two shapes; the last sample of each counts more.
+        let shapes = [[1], [1], [2], [2]].map(|shape| shape.to_vec());
+        for (repeats, counts) in [
+            ([1.0, 3.0, 1.0, 2.0], [1, 3, 1, 2]),
+            ([0.5, 0.75, 0.5, 1.0], [2, 3, 2, 4]),
+            ([4.0, 4.0, 4.0, 4.0], [1, 1, 1, 1]),
+        ] {
+            let order = Order::new(shapes.clone().into_iter(), &repeats, 2, 3);
+            let mut seen = [0; 4];
+            (0..counts.iter().sum::<usize>() as u64).flat_map(|step| order.batch(step)).for_each(|i| seen[i] += 1);
+            assert_eq!(seen, counts.map(|count| 2 * count));
+        }
+        let thirds = whole_numbers(&[1.0, 1.0 / 3.0, 0.123]);
+        let within = |i: usize, share: f64| (thirds[i] as f64 / thirds[2] as f64 / (share / 0.123) - 1.0).abs() < 0.02;
+        assert!(within(0, 1.0) && within(1, 1.0 / 3.0), "{thirds:?}");
     }
 
     /// Pinned: a change here breaks the resume of every run that is under way.

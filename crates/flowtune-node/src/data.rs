@@ -98,6 +98,10 @@ pub struct LoadedBatch {
     pub image_latents: Tensor,
     /// `[batch, tokens, dim]`.
     pub text_embeddings: Tensor,
+    /// `[batch, 1, h, w]`, 0..1, when a sample has a mask.
+    pub loss_mask: Option<Tensor>,
+    /// Latents of each sample's reference images, `[1, 128, h, w]`; empty when none has any.
+    pub references: Vec<Vec<Tensor>>,
     /// Captions of the samples.
     pub captions: Vec<String>,
     /// Files of the samples.
@@ -159,10 +163,12 @@ impl Loader {
 }
 
 fn loaded(loader: &DataLoader, batch: flowtune_data::Batch) -> Result<LoadedBatch, Failure> {
-    let samples = || batch.sample_ids.iter().filter_map(|&id| loader.prepared().samples.get(id as usize));
+    let path = |id: &u64| loader.prepared().samples.get(*id as usize).map(|s| s.path.to_string_lossy().into_owned());
     Ok(LoadedBatch {
-        captions: samples().map(|sample| sample.caption.clone()).collect(),
-        paths: samples().map(|sample| sample.path.to_string_lossy().into_owned()).collect(),
+        paths: batch.sample_ids.iter().filter_map(path).collect(),
+        captions: batch.captions,
+        loss_mask: batch.loss_mask.map(Tensor::from),
+        references: batch.references.into_iter().map(|list| list.into_iter().map(Tensor::from).collect()).collect(),
         image_latents: batch.image_latents.into(),
         text_embeddings: batch.text_embeddings.into(),
     })

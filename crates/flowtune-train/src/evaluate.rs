@@ -105,24 +105,29 @@ pub(crate) fn held_out_loss(
         ..FlowMatchingOptions::default()
     };
     let pipeline = FlowMatchingPipeline::new(adapter, options, None);
-    let samples: Vec<usize> = (0..held_out.prepared().samples.len()).collect();
+    let (samples, groups) = (held_out.prepared().samples.len(), held_out.groups(recipe.train.batch_size));
     let mut losses = Vec::new();
     for (level, &sigma) in recipe.validation.sigmas.iter().enumerate() {
         let mut total = 0.0;
-        for indices in samples.chunks(recipe.train.batch_size) {
+        for indices in &groups {
             if control.is_cancelled() {
                 return Err(Error::Cancelled { checkpoint: None });
             }
             let batch = flow_batch(held_out.gather(indices)?);
-            let first = indices[0] as u64;
-            let shape = batch.image_latents.shape();
-            let noise = normal_batch(NOISE_SEED, level as u64, first, Purpose::EvaluationNoise, shape)?;
+            let noise = evaluation_noise(level as u64, indices, batch.image_latents.shape())?;
             let sigma = Tensor::full(sigma as f32, &[indices.len()]);
             let given = Given { sigma: Some(sigma), noise: Some(noise), ..Given::default() };
-            let step = pipeline.step(&Tape::inference(), model, &batch, (NOISE_SEED, 0, first), given)?;
+            let step = pipeline.step(&Tape::inference(), model, &batch, (NOISE_SEED, 0, 0), given)?;
             total += step.metrics.unweighted_loss * indices.len() as f64;
         }
-        losses.push(SigmaLoss { sigma, loss: total / samples.len() as f64 });
+        losses.push(SigmaLoss { sigma, loss: total / samples as f64 });
     }
     Ok(losses)
+}
+
+/// Noise of these samples at a noise level, `shape`: each sample's own, in whatever batch it is.
+fn evaluation_noise(level: u64, samples: &[usize], shape: &[usize]) -> Result<Tensor> {
+    let row = [&[1], &shape[1..]].concat();
+    let of = |&sample: &usize| normal_batch(NOISE_SEED, level, sample as u64, Purpose::EvaluationNoise, &row);
+    Ok(Tensor::cat_rows(&samples.iter().map(of).collect::<Result<Vec<_>, _>>()?)?)
 }

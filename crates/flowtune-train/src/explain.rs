@@ -108,10 +108,10 @@ pub struct Shift {
 pub fn explain(recipe: &Recipe) -> Result<Explanation> {
     let config = recipe.model.open()?.transformer_config()?;
     let flow = FlowMatching::new(recipe.flow_matching.options(), None);
-    let side = recipe.data.resolution;
-    let buckets = vec![bucket(&flow, recipe.train.seed, side, side)?];
-    let mut resolutions = RESOLUTIONS.to_vec();
-    resolutions.push(side);
+    let sides = &recipe.data.resolution;
+    let of_side = |&side: &usize| bucket(&flow, recipe.train.seed, side, side);
+    let buckets = sides.iter().map(of_side).collect::<Result<Vec<_>>>()?;
+    let mut resolutions = [&RESOLUTIONS[..], sides].concat();
     resolutions.sort_unstable();
     resolutions.dedup();
     let guidance = config.guidance_embeds.then_some(recipe.flow_matching.guidance_scale);
@@ -186,7 +186,7 @@ fn weights(flow: &FlowMatching, tokens: usize) -> Result<Vec<[f64; 2]>> {
 }
 
 fn images(recipe: &Recipe) -> Option<usize> {
-    let listed = Dataset::open(&recipe.data.train, &recipe.data.options()).ok()?.items.len();
+    let listed = Dataset::open(&recipe.data.train_sources(), &recipe.data.options()).ok()?.items.len();
     Some(listed.saturating_sub(recipe.data.held_out_count.unwrap_or(0)))
 }
 

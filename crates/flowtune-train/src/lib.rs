@@ -37,7 +37,7 @@ pub use inspect::inspect;
 pub use lr_schedule::LrSchedule;
 pub use merge::{MergeOptions, MergeSummary, merge};
 pub use optimizer::{AdamW, clip_grad_norm};
-pub use prepare::{PrepareOptions, PrepareSummary, prepare};
+pub use prepare::{BucketSummary, PrepareOptions, PrepareSummary, prepare};
 pub use recipe::*;
 pub use run::{TrainOptions, train};
 pub use run_folder::{Checkpoint, RunFolder, list_checkpoints, read_events, read_recipe};

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::event::{Event, TrainSummary};
 use crate::plot::draw_plot;
-use crate::recipe::Recipe;
+use crate::recipe::{PromptRecipe, Recipe};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 
@@ -90,9 +90,9 @@ fn figures(events: &[Event], summary: &TrainSummary) -> Vec<Figure> {
 
 fn pairs(recipe: &Recipe, summary: &TrainSummary) -> Result<Vec<Pair>> {
     let image = |paths: &[PathBuf], i: usize| paths.get(i).map(|path| data_uri(path)).transpose();
-    let pair = |(i, prompt): (usize, &String)| {
+    let pair = |(i, prompt): (usize, &PromptRecipe)| {
         let (before, after) = (image(&summary.samples_before, i)?, image(&summary.samples_after, i)?);
-        Ok(Pair { prompt: prompt.clone(), before, after })
+        Ok(Pair { prompt: prompt.prompt.clone(), before, after })
     };
     recipe.validation.prompts.iter().enumerate().map(pair).collect()
 }

@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
             return Ok(Vec::new());
         }
         let vae = self.session.folder.vae()?;
-        let side = self.recipe.data.resolution / 16;
+        let side = self.recipe.data.largest_resolution() / 16;
         let shape = [1, self.model.config().in_channels, side, side];
         let batched = |t: &Tensor| t.reshape(&[1, t.dim(0), t.dim(1)]);
         let mut paths = Vec::new();
@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
             };
             let path = self.folder.sample_path(step, i)?;
             save_png(&image.reshape(&image.shape()[1..])?, &path)?;
-            self.emit(&Event::Sample { step, path: path.clone(), prompt: prompt.clone() })?;
+            self.emit(&Event::Sample { step, path: path.clone(), prompt: prompt.prompt.clone() })?;
             paths.push(path);
         }
         Ok(paths)

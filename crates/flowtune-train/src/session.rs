@@ -1,7 +1,7 @@
 //! What train, prepare and evaluate share: a recipe turned into data, prompts and a flow-matching pipeline.
 
 use flowtune_data::{
-    Cache, Captions, Dataset, Error as DataError, Loader, Notice, Prepared, TargetSize, TextCaptionEncoder, VaeEncoder,
+    Cache, Dataset, Error as DataError, Loader, Notice, TextCaptionEncoder, VaeEncoder, encode_captions, encode_images,
 };
 use flowtune_engine::Tensor;
 use flowtune_flow::{FlowMatchingPipeline, Flux2Adapter};
@@ -23,6 +23,8 @@ pub struct Session {
     pub train: Loader,
     /// Held-out data, if the recipe names some.
     pub held_out: Option<Loader>,
+    /// Distinct captions and prompts, the empty one included.
+    pub captions: usize,
     /// Embeddings of the validation prompts, `[tokens, dim]`.
     pub prompts: Vec<Tensor>,
 }
@@ -50,25 +52,30 @@ impl Session {
             }
         };
         let options = recipe.data.options();
-        let mut train = Dataset::open(&recipe.data.train, &options)?;
+        let mut train = Dataset::open(&recipe.data.train_sources(), &options)?;
         let held_out = match (recipe.data.held_out.is_empty(), recipe.data.held_out_count) {
-            (false, _) => Some(Dataset::open(&recipe.data.held_out, &options)?),
+            (false, _) => Some(Dataset::open(&recipe.data.held_out_sources(), &options)?),
             (true, Some(count)) => Some(train.split_off(count)?),
             (true, None) => None,
         };
-        let images = VaeEncoder::new(&folder);
-        let captions = TextCaptionEncoder::new(&folder, recipe.data.text_tokens)?;
+        let prompts: Vec<String> = recipe.validation.prompts.iter().map(|p| options.expanded(&p.prompt)).collect();
         let cache = Cache::open(&recipe.data.cache_dir)?;
-        let size = TargetSize::Square(recipe.data.resolution);
-        let encode = |data: &Dataset| flowtune_data::prepare(data, size, &images, &captions, &cache, &notice);
-        let loader =
-            |prepared: Prepared| Loader::new(prepared, recipe.train.batch_size, recipe.train.seed, LOADER_MEMORY);
-        let train = loader(encode(&train)?)?;
-        let held_out = held_out.map(|data| loader(encode(&data)?)).transpose()?;
-        let texts = Captions::new(&captions, &cache, &notice)?;
-        let prompts = &recipe.validation.prompts;
-        let prompts = prompts.iter().map(|p| texts.embeddings(&options.expanded(p))).collect::<Result<_, _>>()?;
-        Ok(Self { folder, train, held_out, prompts })
+        // One encoder after the other: the text encoder is gone when the VAE is loaded.
+        let captions = train.captions().chain(held_out.iter().flat_map(Dataset::captions));
+        let captions = captions.chain(prompts.iter().map(String::as_str));
+        let texts = {
+            let encoder = TextCaptionEncoder::new(&folder, recipe.data.text_tokens)?;
+            encode_captions(captions, &encoder, recipe.precision().compute(), &cache, &notice)?
+        };
+        let (encoder, sizing) = (VaeEncoder::new(&folder), recipe.data.sizing());
+        let loader = |data: &Dataset| {
+            let prepared = encode_images(data, &texts, &sizing, &encoder, &cache, &notice)?;
+            Loader::new(prepared, recipe.train.batch_size, recipe.train.seed, LOADER_MEMORY)
+        };
+        let train = loader(&train)?;
+        let held_out = held_out.as_ref().map(loader).transpose()?;
+        let prompts = prompts.iter().map(|prompt| texts.embeddings(prompt)).collect::<Result<_, _>>()?;
+        Ok(Self { folder, train, held_out, captions: texts.len(), prompts })
     }
 
     /// The embedding of the empty prompt, `[tokens, dim]`.
@@ -93,7 +100,7 @@ pub fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
     flowtune_flow::Batch {
         image_latents: batch.image_latents,
         text_embeddings: batch.text_embeddings,
-        loss_mask: None,
+        loss_mask: batch.loss_mask,
         guidance: None,
     }
 }

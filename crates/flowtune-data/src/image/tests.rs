@@ -83,16 +83,35 @@ fn a_png_comes_back() {
 }
 
 #[test]
-fn buckets_keep_the_aspect_within_the_pixels() {
-    let size = |width, height| Size { width, height };
-    assert_eq!(bucket_for(100, 100, 512), size(512, 512));
-    assert_eq!(bucket_for(3000, 3010, 512), size(512, 512));
-    assert_eq!(bucket_for(10_000, 10, 512).width, 1024);
-    for (width, height) in [(1920, 1080), (1080, 1920), (800, 600), (1000, 300)] {
-        let bucket = bucket_for(width, height, 512);
-        assert!(bucket.width.is_multiple_of(16) && bucket.height.is_multiple_of(16));
-        assert!(bucket.width * bucket.height <= 512 * 512 && bucket.width * bucket.height > 512 * 512 * 8 / 10);
-        let off = (bucket.width as f64 / bucket.height as f64) / (width as f64 / height as f64);
-        assert!((0.93..1.07).contains(&off), "{width}×{height}: {bucket:?}");
+fn masks_are_the_light_of_each_latent_over_what_is_kept_of_the_image() {
+    // 48×32, of which a square target keeps the middle 32×32. White: the left half of all, and there the upper half.
+    let corner = ::image::GrayImage::from_fn(48, 32, |x, y| ::image::Luma([if x < 24 && y < 16 { 255 } else { 0 }]));
+    let bytes = encode(&corner.into());
+    let image = Size { width: 96, height: 64 };
+    let mask = |bytes: &[u8], target| decode_mask(bytes, Path::new("m.png"), image, target);
+    let square = mask(&bytes, Size { width: 64, height: 64 }).unwrap();
+    assert_eq!(square.shape(), [1, 4, 4]);
+    let row = [1.0, 1.0, 0.0, 0.0];
+    assert_eq!(square.to_f32_vec().unwrap(), [row, row, [0.0; 4], [0.0; 4]].concat());
+    // One latent for all of it: the quarter that is white.
+    let one = mask(&bytes, Size { width: 16, height: 16 }).unwrap().to_f32_vec().unwrap();
+    assert!((one[0] - 0.25).abs() < 0.01, "{one:?}");
+    // Transparent is black.
+    let clear = mask(&png(48, 32, [255, 255, 255, 51]), Size { width: 16, height: 16 }).unwrap();
+    assert!((clear.to_f32_vec().unwrap()[0] - 0.2).abs() < 0.01);
+    let size = Size { width: 16, height: 16 };
+    for (bytes, told) in [(png(48, 32, [0, 0, 0, 255]), "black all over"), (png(48, 48, [255; 4]), "proportions")] {
+        let error = mask(&bytes, size).unwrap_err();
+        assert!(error.code() == "DATA_UNREADABLE" && error.to_string().contains(told), "{error}");
     }
+}
+
+#[test]
+fn a_header_that_promises_too_much_is_refused_before_memory_is_taken() {
+    // The width of a PNG, and the checksum of its header.
+    let mut bytes = png(16, 16, [1, 2, 3, 255]);
+    bytes[16..20].copy_from_slice(&2_000_000u32.to_be_bytes());
+    bytes[20..24].copy_from_slice(&2_000_000u32.to_be_bytes());
+    let error = decode_image(&bytes, Path::new("x.png"), Size { width: 16, height: 16 }).unwrap_err();
+    assert_eq!(error.code(), "DATA_UNREADABLE", "{error}");
 }

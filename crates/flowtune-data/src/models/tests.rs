@@ -1,6 +1,8 @@
+use flowtune_engine::DType;
+
 use super::*;
 use crate::image::tests::png;
-use crate::{Cache, Dataset, DatasetOptions, Loader, TargetSize, prepare};
+use crate::{Cache, Dataset, DatasetOptions, Loader, Sizing, Source, encode_captions, encode_images};
 
 /// A whole FLUX.2 klein pipeline of a few thousand weights, and what diffusers makes with it.
 fn fixture() -> (ModelFolder, std::collections::HashMap<String, Tensor>) {
@@ -30,18 +32,20 @@ fn a_folder_of_images_becomes_batches_and_the_cache_spares_the_models() {
         std::fs::write(tmp.path().join(format!("{name}.png")), png(70, 50, colour)).unwrap();
         std::fs::write(tmp.path().join(format!("{name}.txt")), format!("number {name}")).unwrap();
     }
-    let dataset = Dataset::open(&[tmp.path().to_path_buf()], &DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(&[Source::new(tmp.path())], &DatasetOptions::default()).unwrap();
+    let sizing = Sizing { resolutions: vec![64], buckets: true };
     let cache = Cache::open(&tmp.path().join("cache")).unwrap();
     for loads in [true, false] {
         let images = VaeEncoder::new(&folder);
         let captions = TextCaptionEncoder::new(&folder, Some(24)).unwrap();
-        let prepared = prepare(&dataset, TargetSize::Square(64), &images, &captions, &cache, &|_| Ok(())).unwrap();
+        let texts = encode_captions(dataset.captions(), &captions, DType::F32, &cache, &|_| Ok(())).unwrap();
+        let prepared = encode_images(&dataset, &texts, &sizing, &images, &cache, &|_| Ok(())).unwrap();
         assert_eq!((images.vae.get().is_some(), captions.encoder.get().is_some()), (loads, loads));
         let batch = Loader::new(prepared, 2, 0, 1 << 20).unwrap().batch(0).unwrap();
-        assert_eq!(batch.image_latents.shape(), [2, 128, 4, 4]);
+        assert_eq!(batch.image_latents.shape(), [2, 128, 3, 5]);
         assert_eq!(batch.text_embeddings.shape()[..2], [2, 24]);
         let latents = batch.image_latents.to_f32_vec().unwrap();
-        assert!(latents.iter().all(|x| x.is_finite()) && latents[..2048] != latents[2048..]);
+        assert!(latents.iter().all(|x| x.is_finite()) && latents[..1920] != latents[1920..]);
     }
 }
 

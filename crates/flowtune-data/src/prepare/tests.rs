@@ -1,8 +1,11 @@
 use std::cell::{Cell, RefCell};
+use std::fs;
+
+use flowtune_engine::DType;
 
 use super::*;
-use crate::DatasetOptions;
 use crate::image::tests::png;
+use crate::{CaptionEncoder, Dataset, DatasetOptions, Error, ImageEncoder, OnBadFile, Sizing};
 
 /// Latents: two channels with the mean of red, and its negative. Counts its calls.
 struct MeanRed(Cell<usize>);
@@ -12,7 +15,9 @@ impl ImageEncoder for MeanRed {
         self.0.set(self.0.get() + 1);
         let plane = images.dim(2) * images.dim(3);
         let mean = images.to_f32_vec()?[..plane].iter().sum::<f32>() / plane as f32;
-        Ok(Tensor::from_vec(vec![mean, -mean], &[1, 2, 1, 1])?)
+        let (h, w) = (images.dim(2) / 16, images.dim(3) / 16);
+        let values = [vec![mean; h * w], vec![-mean; h * w]].concat();
+        Ok(Tensor::from_vec(values, &[1, 2, h, w])?)
     }
 
     fn fingerprint(&self) -> Result<String> {
@@ -45,6 +50,8 @@ pub(crate) struct Fixture {
     captions: Length,
     warnings: RefCell<Vec<(&'static str, String)>>,
     on_bad_file: OnBadFile,
+    sizing: Sizing,
+    dtype: DType,
 }
 
 impl Fixture {
@@ -55,7 +62,9 @@ impl Fixture {
             fs::write(dir.path().join(format!("{n}.txt")), "x".repeat(usize::from(n) + 1)).unwrap();
         }
         let (images, captions) = (MeanRed(Cell::new(0)), Length(Cell::new(0)));
-        Self { dir, images, captions, warnings: RefCell::default(), on_bad_file: OnBadFile::Fail }
+        let sizing = Sizing { resolutions: vec![16], buckets: true };
+        let on_bad_file = OnBadFile::Fail;
+        Self { dir, images, captions, warnings: RefCell::default(), on_bad_file, sizing, dtype: DType::F32 }
     }
 
     pub(crate) fn prepare(&self) -> Result<Prepared> {
@@ -64,8 +73,11 @@ impl Fixture {
 
     fn prepare_until(&self, images: usize) -> Result<Prepared> {
         let cache = Cache::open(&self.dir.path().join("cache"))?;
-        let options = DatasetOptions { on_bad_file: self.on_bad_file, ..DatasetOptions::default() };
-        let dataset = Dataset::open(&[self.dir.path().to_path_buf()], &options)?;
+        let options = DatasetOptions { on_bad_file: self.on_bad_file, caption_per_line: true, ..DatasetOptions::default() };
+        let folder = |name: &str| Some(self.dir.path().join(name)).filter(|folder| folder.exists());
+        let references = folder("references").into_iter().collect();
+        let source = Source { masks: folder("masks"), references, ..Source::new(self.dir.path()) };
+        let dataset = Dataset::open(&[source], &options)?;
         let on_notice = |notice| {
             match notice {
                 Notice::Progress { stage: "encoding images", done, .. } if done >= images => {
@@ -76,7 +88,24 @@ impl Fixture {
             }
             Ok(())
         };
-        prepare(&dataset, TargetSize::Square(16), &self.images, &self.captions, &cache, &on_notice)
+        let texts = encode_captions(dataset.captions(), &self.captions, self.dtype, &cache, &on_notice)?;
+        encode_images(&dataset, &texts, &self.sizing, &self.images, &cache, &on_notice)
+    }
+
+    /// Writes a file of one colour into `masks`.
+    pub(crate) fn mask(&self, name: &str, side: u32, colour: [u8; 4]) {
+        self.companion("masks", name, side, side, colour);
+    }
+
+    fn companion(&self, folder: &str, name: &str, width: u32, height: u32, colour: [u8; 4]) {
+        let folder = self.dir.path().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), png(width, height, colour)).unwrap();
+    }
+
+    /// Writes another caption, or several, one a line.
+    pub(crate) fn caption(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join(name), text).unwrap();
     }
 
     /// Calls of the encoders so far.
@@ -92,8 +121,8 @@ fn everything_is_encoded_once() {
     fs::write(fixture.dir.path().join("2.txt"), "xx").unwrap();
     let prepared = fixture.prepare().unwrap();
     assert_eq!(fixture.calls(), (3, 3));
-    assert_eq!((prepared.samples.len(), prepared.captions), (3, 2));
-    assert_eq!(prepared.samples[1].text, prepared.samples[2].text);
+    assert_eq!(prepared.samples.len(), 3);
+    assert_eq!(prepared.samples[1].texts, prepared.samples[2].texts);
     assert_eq!(prepared.empty_prompt.to_f32_vec().unwrap(), [0.0, 0.0]);
     fixture.prepare().unwrap();
     assert_eq!(fixture.calls(), (3, 3));
@@ -107,8 +136,8 @@ fn everything_is_encoded_once() {
 fn damaged_entries_are_made_again_with_a_warning() {
     let fixture = Fixture::new(2);
     let prepared = fixture.prepare().unwrap();
-    let latents = prepared.cache.latent_path(&prepared.samples[0].latents);
-    let text = prepared.cache.text_path(&prepared.samples[1].text);
+    let latents = prepared.cache.latent_path(&prepared.samples[0].latents.key);
+    let text = prepared.cache.text_path(&prepared.samples[1].texts[0]);
     for path in [&latents, &text] {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() - 3]).unwrap();
@@ -118,7 +147,7 @@ fn damaged_entries_are_made_again_with_a_warning() {
     let warnings = fixture.warnings.borrow();
     assert_eq!(warnings.iter().map(|w| w.0).collect::<Vec<_>>(), ["CACHE_STALE", "CACHE_STALE"]);
     assert!(warnings.iter().any(|w| w.1.contains(latents.to_str().unwrap())), "{warnings:?}");
-    assert!(again.cache.latents(&again.samples[0].latents).unwrap().is_some());
+    assert!(again.cache.latents(&again.samples[0].latents.key).unwrap().is_some());
 }
 
 #[test]
@@ -144,4 +173,44 @@ fn an_image_damaged_behind_its_header_fails_or_is_skipped() {
     assert_eq!((prepared.samples.len(), prepared.skipped.len()), (2, 1));
     assert!(prepared.skipped[0].path.ends_with("1.png"));
     assert_eq!(fixture.warnings.borrow().len(), 1);
+}
+
+#[test]
+fn sizes_masks_and_references_are_cached_with_the_image() {
+    let mut fixture = Fixture::new(2);
+    fixture.sizing = Sizing { resolutions: vec![32, 16], buckets: true };
+    // 0.png has 20×20 pixels, enough for 16² alone; 1.png 80×40, for both sizes.
+    fs::write(fixture.dir.path().join("1.png"), png(80, 40, [10, 0, 0, 255])).unwrap();
+    fixture.mask("0.png", 16, [128, 128, 128, 255]);
+    fixture.companion("references", "0.png", 40, 20, [200, 0, 0, 255]);
+    fixture.companion("references", "1.png", 40, 40, [200, 0, 0, 255]);
+    let prepared = fixture.prepare().unwrap();
+    let shapes: Vec<_> = prepared.samples.iter().map(|sample| sample.latents.shape.clone()).collect();
+    assert_eq!(shapes, [vec![2, 1, 1], vec![2, 1, 1], vec![2, 1, 3]]);
+    let references: Vec<_> = prepared.samples.iter().map(|sample| sample.references[0].shape.clone()).collect();
+    assert_eq!(references, [vec![2, 1, 1], vec![2, 1, 1], vec![2, 2, 2]]);
+    let mask = prepared.cache.mask(prepared.samples[0].mask.as_ref().unwrap()).unwrap().unwrap();
+    assert_eq!(mask.to_f32_vec().unwrap(), [128.0 / 255.0]);
+    assert!(prepared.samples[1].mask.is_none());
+    // Three images, and three references, of which one at two sizes.
+    let calls = fixture.calls();
+    fixture.prepare().unwrap();
+    assert_eq!(fixture.calls(), calls);
+    fixture.companion("references", "1.png", 40, 40, [100, 0, 0, 255]);
+    fixture.prepare().unwrap();
+    assert_eq!(fixture.calls().0, calls.0 + 2);
+    fixture.mask("0.png", 16, [0, 0, 0, 255]);
+    let error = fixture.prepare().unwrap_err();
+    assert!(error.to_string().contains("masks/0.png") && error.code() == "DATA_UNREADABLE", "{error}");
+}
+
+#[test]
+fn embeddings_are_kept_in_the_type_that_is_asked_for() {
+    let mut fixture = Fixture::new(1);
+    for (dtype, calls) in [(DType::F32, 2), (DType::BF16, 4), (DType::F32, 4)] {
+        fixture.dtype = dtype;
+        let prepared = fixture.prepare().unwrap();
+        assert_eq!(prepared.cache.text(&prepared.samples[0].texts[0]).unwrap().unwrap().dtype(), dtype);
+        assert_eq!((prepared.empty_prompt.dtype(), fixture.calls().1), (DType::F32, calls));
+    }
 }

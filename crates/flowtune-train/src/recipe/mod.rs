@@ -1,7 +1,10 @@
 //! The recipe: all of a fine-tuning run, one schema for YAML, JSON and TypeScript.
 
+mod data;
 mod explain;
+mod forms;
 mod paths;
+mod prompt;
 mod rules;
 mod section;
 mod sections;
@@ -11,11 +14,13 @@ use std::path::Path;
 use flowtune_models::Precision;
 use serde::{Deserialize, Serialize};
 
+pub use data::{DataRecipe, SourceRecipe};
+pub use prompt::PromptRecipe;
 pub use section::{
     flow_matching_options, load_options, lora_options, lr_schedule_options, optimizer_options, transformer_config,
 };
 pub use sections::{
-    CaptionDropoutMode, CheckpointRecipe, DataRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
+    CaptionDropoutMode, CheckpointRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
     Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,
     WeightsDtype,
 };

@@ -29,11 +29,14 @@ pub(super) fn make_absolute(recipe: &mut Recipe, base_dir: &Path) -> Result<()> 
         recipe.data.cache_dir = recipe.output.dir.parent().unwrap_or(&recipe.output.dir).join(CACHE);
     }
     recipe.data.cache_dir = join("data.cacheDir", &recipe.data.cache_dir)?;
-    for path in &mut recipe.data.train {
-        *path = join("data.train", path)?;
+    let sources = [("data.train", &mut recipe.data.train), ("data.heldOut", &mut recipe.data.held_out)];
+    for (key, source) in sources.into_iter().flat_map(|(key, list)| list.iter_mut().map(move |source| (key, source))) {
+        for path in [&mut source.path].into_iter().chain(&mut source.masks).chain(&mut source.references) {
+            *path = join(key, path)?;
+        }
     }
-    for path in &mut recipe.data.held_out {
-        *path = join("data.heldOut", path)?;
+    for path in recipe.validation.prompts.iter_mut().flat_map(|prompt| &mut prompt.references) {
+        *path = join("validation.prompts", path)?;
     }
     Ok(())
 }

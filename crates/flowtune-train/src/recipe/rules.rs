@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use flowtune_models::{Precision, Quantization};
 
-use super::Recipe;
+use super::{DataRecipe, Recipe};
 use crate::error::{Error, Result};
 
 /// Largest integer that JavaScript holds exactly.
@@ -23,18 +23,20 @@ struct Rule {
     above_min: bool,
     /// Whether `max` itself is out of range.
     below_max: bool,
+    /// Whether a list of such numbers may be given.
+    list: bool,
 }
 
 const fn count(key: &'static str) -> Rule {
-    Rule { key, whole: true, min: 1.0, max: MAX_COUNT, above_min: false, below_max: false }
+    Rule { key, whole: true, min: 1.0, max: MAX_COUNT, above_min: false, below_max: false, list: false }
 }
 
 const fn share(key: &'static str) -> Rule {
-    Rule { key, whole: false, min: 0.0, max: 1.0, above_min: false, below_max: false }
+    Rule { key, whole: false, min: 0.0, max: 1.0, above_min: false, below_max: false, list: false }
 }
 
 const fn real(key: &'static str) -> Rule {
-    Rule { key, whole: false, min: f64::NEG_INFINITY, max: f64::INFINITY, above_min: false, below_max: false }
+    Rule { key, whole: false, min: f64::NEG_INFINITY, max: f64::INFINITY, above_min: false, below_max: false, list: false }
 }
 
 const fn positive(key: &'static str) -> Rule {
@@ -49,10 +51,12 @@ const fn seed(key: &'static str) -> Rule {
     Rule { whole: true, min: 0.0, max: MAX_SAFE_INTEGER, ..real(key) }
 }
 
-/// Every number of a recipe; a list is checked element by element.
+/// Every number of a recipe. On the way to a key, lists stand for each of their elements.
 const RULES: &[Rule] = &[
+    positive("data.train.repeats"),
+    positive("data.train.weight"),
     count("data.heldOutCount"),
-    Rule { min: 16.0, max: 4096.0, ..count("data.resolution") },
+    Rule { min: 16.0, max: 4096.0, list: true, ..count("data.resolution") },
     count("data.textTokens"),
     count("lora.rank"),
     positive("lora.alpha"),
@@ -83,7 +87,7 @@ const RULES: &[Rule] = &[
     count("checkpoint.everySteps"),
     count("checkpoint.keep"),
     count("validation.everySteps"),
-    Rule { above_min: true, ..share("validation.sigmas") },
+    Rule { above_min: true, list: true, ..share("validation.sigmas") },
     count("validation.sampleSteps"),
     not_negative("validation.sampleGuidance"),
     seed("validation.sampleSeed"),
@@ -93,18 +97,28 @@ const RULES: &[Rule] = &[
 pub(super) fn check(recipe: &Value) -> Result<()> {
     check_objects(recipe)?;
     for rule in RULES {
-        let pointer = format!("/{}", rule.key.replace('.', "/"));
-        match recipe.pointer(&pointer) {
-            None | Some(Value::Null) => {}
-            // A word, which deserialisation knows.
-            Some(Value::String(_)) if rule.key == "flowMatching.flowShift" => {}
-            Some(Value::Array(list)) if rule.key == "validation.sigmas" => {
-                list.iter().try_for_each(|value| rule.check(value))?;
+        for value in values(recipe, rule.key) {
+            match value {
+                Value::Null => {}
+                // A word, which deserialisation knows.
+                Value::String(_) if rule.key == "flowMatching.flowShift" => {}
+                Value::Array(list) if rule.list => list.iter().try_for_each(|value| rule.check(value))?,
+                value => rule.check(value)?,
             }
-            Some(value) => rule.check(value)?,
         }
     }
     Ok(())
+}
+
+/// What stands under a key, in every object of a list on the way.
+fn values<'a>(recipe: &'a Value, key: &str) -> Vec<&'a Value> {
+    key.split('.').fold(vec![recipe], |objects, part| {
+        let elements = objects.into_iter().flat_map(|object| match object {
+            Value::Array(list) => list.iter().collect(),
+            one => vec![one],
+        });
+        elements.filter_map(|object| object.get(part)).collect()
+    })
 }
 
 /// serde reads a list as the values of a section in order, past the rules, which know keys.
@@ -163,13 +177,14 @@ pub(super) fn check_quantization(precision: Precision, trains: &str) -> Result<(
 pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
     let (data, flow) = (&recipe.data, &recipe.flow_matching);
     let refuse = |message: String| Err(Error::Recipe(message));
-    if data.resolution % 16 != 0 {
-        let nearest = (data.resolution + 8) / 16 * 16;
-        return refuse(format!(
-            "`data.resolution` must be a multiple of 16, got {}; the nearest is {nearest}",
-            data.resolution
-        ));
+    if let Some(side) = data.resolution.iter().find(|&side| side % 16 != 0) {
+        let nearest = (side + 8) / 16 * 16;
+        return refuse(format!("`data.resolution` must be a multiple of 16, got {side}; the nearest is {nearest}"));
     }
+    if data.resolution.is_empty() {
+        return refuse("`data.resolution` must have at least one value, got none".into());
+    }
+    check_sources(data)?;
     check_quantization(recipe.precision(), "`mode` is full")?;
     if data.train.is_empty() {
         return refuse("`data.train` must name at least one folder, got none".into());
@@ -187,6 +202,22 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<()> {
     }
     if recipe.lora.targets.as_ref().is_some_and(Vec::is_empty) {
         return refuse("`lora.targets` must name at least one module; leave it out for the default".into());
+    }
+    Ok(())
+}
+
+/// Repeats and weights are against each other, and of no use where every image is used once.
+fn check_sources(data: &DataRecipe) -> Result<()> {
+    let refuse = |message: &str| Err(Error::Recipe(message.to_owned()));
+    if data.held_out.iter().any(|source| source.repeats.is_some() || source.weight.is_some()) {
+        return refuse("`data.heldOut` takes neither `repeats` nor `weight`: each held-out image is used once");
+    }
+    if data.train.iter().any(|source| source.repeats.is_some() && source.weight.is_some()) {
+        return refuse("`data.train`: `repeats` and `weight` of a source exclude each other; keep one");
+    }
+    let weighted = data.train.iter().filter(|source| source.weight.is_some()).count();
+    if weighted > 0 && weighted < data.train.len() {
+        return refuse("`data.train`: give `weight` to every source, or to none");
     }
     Ok(())
 }

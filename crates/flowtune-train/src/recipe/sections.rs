@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use flowtune_data::DatasetOptions;
 use flowtune_engine::{DType, Keep};
 use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_models::{ComputeDtype, ModelFolder, Quantization};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use super::forms::yes;
+use super::prompt::PromptRecipe;
 
 /// Declares an enum that is written in snake_case.
 macro_rules! choice {
@@ -109,17 +111,11 @@ pub struct ModelRecipe {
     pub quantization: Quantization,
 }
 
-impl DataRecipe {
-    /// How the images and captions are read.
-    pub fn options(&self) -> DatasetOptions {
-        let on_bad_file = match self.on_bad_file {
-            OnBadFile::Fail => flowtune_data::OnBadFile::Fail,
-            OnBadFile::Skip => flowtune_data::OnBadFile::Skip,
-        };
-        DatasetOptions {
-            on_bad_file,
-            trigger: self.trigger_word.clone(),
-            default_caption: self.default_caption.clone(),
+impl From<OnBadFile> for flowtune_data::OnBadFile {
+    fn from(on_bad_file: OnBadFile) -> Self {
+        match on_bad_file {
+            OnBadFile::Fail => Self::Fail,
+            OnBadFile::Skip => Self::Skip,
         }
     }
 }
@@ -141,58 +137,6 @@ impl ModelRecipe {
     pub fn open(&self) -> flowtune_models::Result<ModelFolder> {
         Ok(ModelFolder::open(&self.path)?.with_transformer(self.transformer.as_deref()))
     }
-}
-
-/// Images, and their captions: a `.txt` of the same name beside each, or a table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DataRecipe {
-    /// Folders of training images, or tables of them (`.jsonl`, `.csv`).
-    #[serde(deserialize_with = "one_or_many")]
-    pub train: Vec<PathBuf>,
-    /// Folders of images that are never trained on.
-    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
-    pub held_out: Vec<PathBuf>,
-    /// Instead of `heldOut`: how many images of `train` are set aside.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_count: Option<usize>,
-    /// Side of the square that images are resized and cropped to, in pixels; a multiple of 16.
-    #[serde(default = "default_resolution")]
-    pub resolution: usize,
-    /// Where latents and text embeddings are cached; `.cache` beside the run folder unless given.
-    /// Empty only before paths are made absolute.
-    #[serde(default)]
-    pub cache_dir: PathBuf,
-    /// What to do with an image or a caption that cannot be read.
-    #[serde(default)]
-    pub on_bad_file: OnBadFile,
-    /// The word for what is taught: takes the place of `[trigger]` in captions and prompts, precedes captions without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trigger_word: Option<String>,
-    /// Caption of images that have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_caption: Option<String>,
-    /// Text tokens per caption; what the model's pipeline uses unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_tokens: Option<usize>,
-}
-
-fn default_resolution() -> usize {
-    512
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a folder or a list of folders")]
-enum OneOrMany {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(path) => vec![path],
-        OneOrMany::Many(paths) => paths,
-    })
 }
 
 /// Declares a section of which every key has a default.
@@ -360,10 +304,6 @@ fn default_max_grad_norm() -> f64 {
     1.0
 }
 
-fn yes() -> bool {
-    true
-}
-
 section! {
     /// When to save everything that an exact resume needs.
     CheckpointRecipe {
@@ -378,7 +318,7 @@ section! {
     /// Evaluation and sample images.
     ValidationRecipe {
         /// Prompts of the sample images made before and after training.
-        prompts: Vec<String> = Vec::new(),
+        prompts: Vec<PromptRecipe> = Vec::new(),
         /// Evaluate every so many steps, besides before and after.
         #[serde(skip_serializing_if = "Option::is_none")]
         every_steps: Option<u64> = None,

@@ -53,7 +53,7 @@ fn paths_start_at_the_base_folder() {
     given["output"] = json!({ "dir": "runs/x" });
     let recipe = resolve(&given).unwrap();
     assert_eq!(recipe.model.path, Path::new("/base/dir/model"));
-    assert_eq!(recipe.data.train, ["/base/dir/a", "/base/b", "/c/d"].map(Path::new));
+    assert!(recipe.data.train.iter().map(|source| &source.path).eq(["/base/dir/a", "/base/b", "/c/d"].map(Path::new)));
     assert_eq!(recipe.output.dir, Path::new("/base/dir/runs/x"));
     assert_eq!(recipe.data.cache_dir, Path::new("/base/dir/runs/.cache"));
 }
@@ -110,6 +110,7 @@ fn numbers_out_of_range_name_the_value_and_the_range() {
         ("flowMatching.flowShift", json!("fast"), "`flowMatching.flowShift` must be"),
         ("validation.sigmas", json!([0.5, 0]), "`validation.sigmas` must be above 0 and at most 1, got 0"),
         ("data.resolution", json!(100), "multiple of 16, got 100; the nearest is 96"),
+        ("data.resolution", json!([64, 40]), "multiple of 16, got 40; the nearest is 48"),
         ("data.resolution", json!(8), "at least 16 and at most 4096, got 8"),
         ("train.seed", json!(-1), "`train.seed` must be a whole number, at least 0"),
         ("train.steps", json!(0), "`train.steps` must be a whole number, at least 1, got 0"),
@@ -129,7 +130,13 @@ fn wrong_types_and_choices_are_named() {
         ("model.dtype", json!("bf16"), "`model.dtype` must be one of float32, bfloat16, got \"bf16\""),
         ("model.quantization", json!("int4"), "`model.quantization` must be one of none, int8, got \"int4\""),
         ("model.path", json!(5), "`model.path` must be a path, got integer `5`"),
-        ("data.train", json!(5), "`data.train` must be a folder or a list of folders"),
+        ("data.train", json!(5), "`data.train` must be a path, or an object with a path"),
+        ("data.train", json!([{"path": "a", "mask": "b"}]), "`data.train[0].mask` is not a recipe key; did you mean `data.train[0].masks`?"),
+        ("data.train", json!({"masks": "b"}), "`data.train.path` is required"),
+        ("data.train", json!({"path": "a", "repeats": 0}), "`data.train.repeats` must be above 0, got 0"),
+        ("data.resolution", json!([]), "`data.resolution` must have at least one value"),
+        ("data.buckets", json!(1), "`data.buckets` must be a boolean"),
+        ("validation.prompts", json!([{"promt": "x"}]), "did you mean `validation.prompts[0].prompt`?"),
         ("data.train", json!([]), "`data.train` must name at least one folder"),
         ("data.train", json!([""]), "`data.train` must be a path, got an empty string"),
         ("lora", json!(5), "`lora` must be an object with keys, got integer `5`"),
@@ -153,24 +160,74 @@ fn keys_that_exclude_each_other_are_refused() {
 }
 
 #[test]
+fn sources_and_prompts_are_texts_or_objects() {
+    let mut given = minimal();
+    given["data"]["train"] = json!([
+        "plain",
+        { "path": "whole", "masks": "masks", "references": ["first", "second"], "repeats": 2.5 },
+        { "path": "plain too" }
+    ]);
+    given["data"]["resolution"] = json!([256, 512]);
+    given["validation"] = json!({ "prompts": ["a cat", { "prompt": "a dog", "references": "dog.png" }] });
+    let recipe = resolve(&given).unwrap();
+    let [plain, whole, _] = &recipe.data.train[..] else { panic!("{:?}", recipe.data.train) };
+    let base = plain.path.parent().unwrap();
+    assert!(base.is_absolute() && plain.path == base.join("plain"));
+    assert_eq!(whole.masks, Some(base.join("masks")));
+    assert_eq!((&whole.references[..], whole.repeats), (&[base.join("first"), base.join("second")][..], Some(2.5)));
+    assert_eq!(recipe.data.largest_resolution(), 512);
+    assert_eq!(recipe.validation.prompts[1].references, [base.join("dog.png")]);
+    let json: Value = serde_json::from_str(&recipe.to_json().unwrap()).unwrap();
+    assert!(json["data"]["train"][0].is_string() && json["data"]["train"][2].is_string());
+    assert_eq!(json["validation"]["prompts"][0], json!("a cat"));
+    assert_eq!(resolve_recipe(&recipe.to_json().unwrap(), Path::new("/elsewhere")).unwrap(), recipe);
+}
+
+#[test]
+fn repeats_and_weights_of_sources_fit_together() {
+    let source = |extra: Value| json!({ "path": "a", extra[0].as_str().unwrap(): extra[1] });
+    let mut both = source(json!(["repeats", 2]));
+    both["weight"] = json!(1);
+    let weighted = source(json!(["weight", 1]));
+    for (key, value, told) in [
+        ("data.train", json!(["a", weighted]), "every source, or to none"),
+        ("data.train", json!([both]), "exclude each other"),
+        ("data.heldOut", json!([weighted]), "neither `repeats` nor `weight`"),
+    ] {
+        let text = message(&with(key, value));
+        assert!(text.contains(told), "{text}");
+    }
+    assert!(resolve(&with("data.train", json!([weighted, weighted]))).is_ok());
+}
+
+#[test]
 fn every_number_has_a_rule_and_every_rule_a_key() {
     let mut full = minimal();
+    full["data"]["train"] = json!([{ "path": "a", "weight": 1 }, { "path": "b", "weight": 1 }]);
     full["data"]["heldOutCount"] = json!(1);
     full["data"]["textTokens"] = json!(1);
     full["validation"] = json!({ "everySteps": 1 });
     full["flowMatching"] = json!({ "flowShift": 1 });
     full["train"]["memoryBudget"] = json!(1);
     let resolved: Value = serde_json::from_str(&resolve(&full).unwrap().to_json().unwrap()).unwrap();
-    let mut numbers: Vec<String> = Vec::new();
-    for (section, keys) in resolved.as_object().unwrap() {
-        for (key, value) in keys.as_object().into_iter().flatten() {
-            if value.is_number() || key == "sigmas" {
-                numbers.push(format!("{section}.{key}"));
-            }
-        }
-    }
+    let mut numbers = Vec::new();
+    numbers_of("", &resolved, &mut numbers);
     let mut rules: Vec<_> = super::rules::keys().map(str::to_owned).collect();
     numbers.sort();
+    numbers.dedup();
     rules.sort();
     assert_eq!(numbers, rules);
+}
+
+/// Keys of all numbers; those of a list's elements are the list's.
+fn numbers_of(key: &str, value: &Value, keys: &mut Vec<String>) {
+    match value {
+        Value::Number(_) => keys.push(key.to_owned()),
+        Value::Array(list) => list.iter().for_each(|value| numbers_of(key, value, keys)),
+        Value::Object(object) => {
+            let dot = if key.is_empty() { "" } else { "." };
+            object.iter().for_each(|(name, value)| numbers_of(&format!("{key}{dot}{name}"), value, keys));
+        }
+        _ => {}
+    }
 }
