@@ -95,6 +95,7 @@ pub fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
         text_embeddings: batch.text_embeddings,
         loss_mask: None,
         guidance: None,
+        references: Vec::new(),
     }
 }
 
