@@ -13,6 +13,10 @@ pub struct Batch {
     pub loss_mask: Option<Tensor>,
     /// Guidance scale per sample, `[batch]`, instead of the adapter's.
     pub guidance: Option<Tensor>,
+    /// Latents of the reference images that a sample is edited from, in order: per sample, each float32 `[1, 128, h, w]` or
+    /// `[128, h, w]`, patchified and BN-normalised, without noise. Samples may have different numbers of them, and images
+    /// any size. Empty when no sample has any.
+    pub references: Vec<Vec<Tensor>>,
 }
 
 /// Everything about one step that an adapter may need. Tensors share storage with the step's, so clones are cheap.

@@ -40,6 +40,7 @@ use crate::options::FlowMatchingOptions;
 ///     text_embeddings: Tensor::full(0.5f32, &[2, 4, 6]),
 ///     loss_mask: None,
 ///     guidance: None,
+///     references: Vec::new(),
 /// };
 /// let (tape, mut gradients) = (Tape::new(), Gradients::new());
 /// // The first step of the run with seed 7.

@@ -53,6 +53,7 @@ fn gradients(model: &Flux2Transformer, tape: Tape) -> Gradients {
         text_embeddings: normal(1002, &[2, 5, 24], 1.0),
         loss_mask: None,
         guidance: None,
+        references: Vec::new(),
     };
     let step = pipeline.step(&tape, model, &batch, (7, 0, 0), Given::default()).unwrap();
     let mut gradients = Gradients::new();

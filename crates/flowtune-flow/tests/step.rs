@@ -18,7 +18,13 @@ fn full(value: f32, shape: &[usize]) -> Tensor {
 
 fn batch() -> Batch {
     let text_embeddings = full(0.5, &[2, 4, 6]);
-    Batch { image_latents: full(0.5, &LATENTS), text_embeddings, loss_mask: None, guidance: None }
+    Batch {
+        image_latents: full(0.5, &LATENTS),
+        text_embeddings,
+        loss_mask: None,
+        guidance: None,
+        references: Vec::new(),
+    }
 }
 
 fn sampled(options: FlowMatchingOptions) -> (&'static str, Vec<f32>) {

@@ -179,6 +179,7 @@ impl BatchTensors {
             text_embeddings: self.text_embeddings.get()?,
             loss_mask: optional_field(self.loss_mask)?,
             guidance: optional_field(self.guidance)?,
+            references: Vec::new(),
         })
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn adapter(case: &Case) -> Result<()> {
         text_embeddings: case.input("text_embeddings")?,
         loss_mask: None,
         guidance: None,
+        references: Vec::new(),
     };
     let timesteps = case.input("timesteps")?;
     let context = FlowMatchingContext {

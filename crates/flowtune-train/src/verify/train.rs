@@ -156,6 +156,7 @@ fn batch(case: &Case, i: usize) -> Result<Batch> {
         text_embeddings: case.input(&format!("text_embeddings.{i}"))?,
         loss_mask: None,
         guidance: None,
+        references: Vec::new(),
     })
 }
 
