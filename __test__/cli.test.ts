@@ -64,7 +64,15 @@ describe('prepare, train, eval and inspect', () => {
     const { cacheDir: _, ...data } = tinyRecipe(folder, 30).data
     const file = recipeFile(folder, { ...tinyRecipe(folder, 30), data })
     const [prepared] = documents<PrepareSummary>(await cli(['prepare', file, '--json']))
-    expect(prepared).toEqual({ cacheDir: join(folder, '.cache'), images: 8, buckets: [{ width: 32, height: 32, images: 8 }], captions: 9, masks: 0, references: 0, skipped: [] })
+    expect(prepared).toEqual({
+      cacheDir: join(folder, '.cache'),
+      images: 8,
+      buckets: [{ width: 32, height: 32, images: 8 }],
+      captions: 10,
+      masks: 0,
+      references: 0,
+      skipped: [],
+    })
     const cached = filesIn(join(folder, '.cache'))
     // Eight images; eight captions, the empty prompt and the validation prompt.
     expect(cached).toHaveLength(8 + 8 + 1 + 1)

@@ -1,5 +1,5 @@
-import { readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import {
   AutoencoderKLFlux2,
@@ -11,6 +11,7 @@ import {
   Flux2Transformer,
   inspect,
   loadImage,
+  prepare,
   savePng,
   Tensor,
   TextEncoder,
@@ -18,7 +19,7 @@ import {
 import { filesIn } from './helpers/files'
 import { values } from './helpers/model'
 import { images, pipeline, temporaryFolder } from './helpers/paths'
-import { copyImages } from './helpers/recipe'
+import { copyImages, tinyRecipe } from './helpers/recipe'
 
 function open(folder: string, options: Partial<DataLoaderOptions> = {}): Promise<DataLoader> {
   const cacheDir = join(folder, 'cache')
@@ -39,7 +40,9 @@ describe('captions from a table', () => {
         return { file_name: name.replace('.txt', '.png'), text: `a drawing of [trigger], ${text}` }
       })
     const data = { ...recipe.data, triggerWord: 'ohwx' }
-    await expect(prepare({ ...recipe, data })).rejects.toMatchObject({ message: expect.stringContaining('defaultCaption') })
+    await expect(prepare({ ...recipe, data })).rejects.toMatchObject({
+      message: expect.stringContaining('defaultCaption'),
+    })
     const table = join(recipe.data.train, 'metadata.jsonl')
     writeFileSync(table, captions.map((row) => JSON.stringify(row)).join('\n'))
     const one = await prepare({ ...recipe, data })

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { loadRecipe, type Recipe, resolveRecipe } from '../src/index'
+import { type DataSource, loadRecipe, type Recipe, resolveRecipe, type ValidationPrompt } from '../src/index'
 import { root, temporaryFolder } from './helpers/paths'
 
 const MINIMAL = { model: { path: 'model' }, data: { train: 'images' }, train: { steps: 10 } }
@@ -72,7 +72,9 @@ describe('loadRecipe', () => {
 
   it.each(readdirSync(join(root, 'recipes')))('reads recipes/%s, whose folders are there', async (file) => {
     const { model, data } = await loadRecipe(join(root, 'recipes', file))
-    for (const path of [model.path, data.train, data.heldOut ?? []].flat()) expect(existsSync(path)).toBe(true)
+    for (const source of [model.path, data.train, data.heldOut ?? []].flat()) {
+      expect(existsSync(typeof source === 'string' ? source : source.path)).toBe(true)
+    }
   })
 
   it('says that a file is not there', async () => {
@@ -150,7 +152,14 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     memoryBudget: 8,
   },
   checkpoint: { everySteps: 3, keep: 4 },
-  validation: { prompts: ['a', PROMPT], everySteps: 5, sigmas: [0.5], sampleSteps: 4, sampleGuidance: 1, sampleSeed: 9 },
+  validation: {
+    prompts: ['a', PROMPT],
+    everySteps: 5,
+    sigmas: [0.5],
+    sampleSteps: 4,
+    sampleGuidance: 1,
+    sampleSeed: 9,
+  },
   output: { dir: '/run', weightsDtype: 'bfloat16' },
 }
 

@@ -30,7 +30,7 @@ export interface DataLoaderOptions extends DataRecipe, WatchOptions {
  * Batches from folders of captioned images, through a cache of latents and text embeddings.
  *
  * Batch number n is a function of the seed and n alone, so a resumed script asks for batch n and has it. Batches have
- * latents of one shape; every sample is seen equally often.
+ * latents of one shape, and every sample is seen as often as its source says; while one is used, the next is read.
  */
 export class DataLoader implements AsyncIterable<Batch> {
   /** The images that were set aside (`heldOut`, `heldOutCount`). */
@@ -49,7 +49,7 @@ export class DataLoader implements AsyncIterable<Batch> {
   }
 
   /**
-   * Opens folders of images with a `.txt` caption of the same name beside each, and encodes what the cache lacks.
+   * Opens the images with what belongs to them, and encodes what the cache lacks.
    *
    * @throws FlowtuneError `RECIPE_INVALID`, `DATA_UNREADABLE` naming the file, `CANCELLED`
    */
@@ -88,7 +88,7 @@ export class DataLoader implements AsyncIterable<Batch> {
     return Tensor.wrap(this.#handle.emptyPrompt)
   }
 
-  /** Batches in which every sample is seen once, rounded up. */
+  /** Batches with as many samples as there are, rounded up. */
   get batchesPerEpoch(): number {
     return Math.ceil(this.samples / this.batchSize)
   }
@@ -123,10 +123,10 @@ export class DataLoader implements AsyncIterable<Batch> {
   }
 }
 
-function toBatch({ imageLatents, textEmbeddings, captions, paths }: Awaited<ReturnType<NativeLoader['batch']>>) {
-  return {
-    batch: { imageLatents: Tensor.wrap<4>(imageLatents), textEmbeddings: Tensor.wrap<3>(textEmbeddings) },
-    captions,
-    paths,
-  }
+function toBatch(loaded: Awaited<ReturnType<NativeLoader['batch']>>): LoadedBatch {
+  const { imageLatents, textEmbeddings, lossMask, references, captions, paths } = loaded
+  const batch: Batch = { imageLatents: Tensor.wrap<4>(imageLatents), textEmbeddings: Tensor.wrap<3>(textEmbeddings) }
+  if (lossMask) batch.lossMask = Tensor.wrap<4>(lossMask)
+  if (references.length > 0) batch.references = references.map((list) => list.map((each) => Tensor.wrap<4>(each)))
+  return { batch, captions, paths }
 }

@@ -10,6 +10,8 @@ export interface Batch {
   lossMask?: Tensor<4>
   /** Guidance per sample, `[batch]`, instead of the adapter's. */
   guidance?: Tensor<1>
+  /** Per sample, latents of its reference images, float32 `[1, 128, h, w]` each. */
+  references?: Tensor<4>[][]
 }
 
 /**

@@ -102,7 +102,7 @@ pub fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
         text_embeddings: batch.text_embeddings,
         loss_mask: batch.loss_mask,
         guidance: None,
-        references: Vec::new(),
+        references: batch.references,
     }
 }
 

@@ -38,8 +38,7 @@ pub(super) fn add_companions(source: &Source, rows: &mut [Result<Row>]) -> Resul
 
 /// Images of a folder by their name without extension.
 fn by_stem(folder: &Path, rows: &[Result<Row>]) -> Result<HashMap<Box<OsStr>, PathBuf>> {
-    let files: HashMap<_, _> =
-        list_images(folder)?.into_iter().map(|file| (Box::from(stem(&file)), file)).collect();
+    let files: HashMap<_, _> = list_images(folder)?.into_iter().map(|file| (Box::from(stem(&file)), file)).collect();
     match rows.iter().flatten().any(|row| files.contains_key(stem(&row.image))) {
         true => Ok(files),
         false => Err(Error::unreadable(folder, "has no image with the name of one that is trained on")),

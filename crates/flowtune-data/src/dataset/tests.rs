@@ -64,8 +64,7 @@ fn captions_of(source: &Path, options: &DatasetOptions) -> Vec<(String, String)>
 #[test]
 fn tables_give_captions() {
     let image = png(2, 2, [1, 2, 3, 255]);
-    let images: [(&str, &[u8]); 4] =
-        [("b.png", &image), ("a.png", &image), ("c.png", &image), ("c.txt", b"beside")];
+    let images: [(&str, &[u8]); 4] = [("b.png", &image), ("a.png", &image), ("c.png", &image), ("c.txt", b"beside")];
     let jsonl = "\u{feff}{\"file_name\": \"b.png\", \"text\": \" of b \"}\n\n{\"file_name\": \"a.png\", \"caption\": \"of a\", \"n\": 1}\n";
     let csv = "file_name,text,source\r\nb.png,\" of b \",x\r\na.png,of a,\"y, z\"\r\n";
     for (table, text) in [("metadata.jsonl", jsonl), ("metadata.csv", csv)] {
@@ -161,7 +160,8 @@ fn held_out_images_are_spread_and_leave_the_rest() {
 fn an_image_may_have_several_captions() {
     let image = png(2, 2, [1, 2, 3, 255]);
     let table = b"{\"file_name\": \"a.png\", \"text\": [\"one\", \" two \", \"\"]}";
-    let dir = folder(&[("a.png", &image), ("b.png", &image), ("b.txt", b"three\n\n four\n"), ("metadata.jsonl", table)]);
+    let dir =
+        folder(&[("a.png", &image), ("b.png", &image), ("b.txt", b"three\n\n four\n"), ("metadata.jsonl", table)]);
     let captions = |caption_per_line| {
         let options = DatasetOptions { caption_per_line, ..DatasetOptions::default() };
         let dataset = Dataset::open(&[Source::new(dir.path())], &options).unwrap();
@@ -174,7 +174,13 @@ fn an_image_may_have_several_captions() {
 /// Two images with captions, of which the first has a mask and two references, the second one reference.
 fn with_companions(table: &str) -> tempfile::TempDir {
     let image = png(2, 2, [1, 2, 3, 255]);
-    let dir = folder(&[("a.png", &image), ("a.txt", b"a"), ("b.png", &image), ("b.txt", b"b"), ("t.jsonl", table.as_bytes())]);
+    let dir = folder(&[
+        ("a.png", &image),
+        ("a.txt", b"a"),
+        ("b.png", &image),
+        ("b.txt", b"b"),
+        ("t.jsonl", table.as_bytes()),
+    ]);
     for file in ["masks/a.png", "first/a.png", "first/b.png", "second/a.jpg", "empty/c.png"] {
         let path = dir.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -192,16 +198,16 @@ fn masks_and_references_are_files_of_the_same_name() {
         references: vec![path("first"), path("second")],
         ..Source::new(dir.path())
     };
-    let items = Dataset::open(&[source.clone()], &DatasetOptions::default()).unwrap().items;
+    let items = Dataset::open(std::slice::from_ref(&source), &DatasetOptions::default()).unwrap().items;
     assert_eq!(items[0].mask, Some(path("masks/a.png")));
     assert_eq!(items[0].references, [path("first/a.png"), path("second/a.jpg")]);
     assert_eq!((&items[1].mask, &items[1].references[..]), (&None, &[path("first/b.png")][..]));
 
     fs::remove_file(path("first/b.png")).unwrap();
-    let error = Dataset::open(&[source.clone()], &DatasetOptions::default()).unwrap_err();
+    let error = Dataset::open(std::slice::from_ref(&source), &DatasetOptions::default()).unwrap_err();
     assert!(error.to_string().contains("b.png: has no reference image"), "{error}");
     let skipping = DatasetOptions { on_bad_file: OnBadFile::Skip, ..DatasetOptions::default() };
-    assert_eq!(Dataset::open(&[source.clone()], &skipping).unwrap().items.len(), 1);
+    assert_eq!(Dataset::open(std::slice::from_ref(&source), &skipping).unwrap().items.len(), 1);
     let error = Dataset::open(&[Source { masks: Some(path("empty")), ..source }], &skipping).unwrap_err();
     assert!(error.to_string().contains("empty: has no image with the name"), "{error}");
 }

@@ -115,3 +115,23 @@ fn a_header_that_promises_too_much_is_refused_before_memory_is_taken() {
     let error = decode_image(&bytes, Path::new("x.png"), Size { width: 16, height: 16 }).unwrap_err();
     assert_eq!(error.code(), "DATA_UNREADABLE", "{error}");
 }
+
+#[test]
+fn photographs_look_as_pillow_sees_them() {
+    // JPEG, CMYK, WebP, turned by EXIF, 16 bits, transparent: see tools/photo_fixtures.py.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/photos");
+    let expected: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    for (name, expected) in expected.as_object().unwrap() {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).unwrap();
+        let picture = Picture::decode(&bytes, &path).unwrap();
+        let size = [picture.pixels.width(), picture.pixels.height()];
+        assert_eq!(serde_json::json!(size), expected["size"], "{name}");
+        assert_eq!(image_size(&bytes, &path).unwrap(), Size { width: size[0] as usize, height: size[1] as usize });
+        for channel in 0..3 {
+            let sum: f64 = picture.pixels.pixels().map(|pixel| f64::from(pixel.0[channel])).sum();
+            let (mean, theirs) = (sum / f64::from(size[0] * size[1]), expected["mean"][channel].as_f64().unwrap());
+            assert!((mean - theirs).abs() < 1.5, "{name}, channel {channel}: {mean} and {theirs}");
+        }
+    }
+}

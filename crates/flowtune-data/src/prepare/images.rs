@@ -100,7 +100,11 @@ impl Encoding<'_> {
                 texts: texts.clone(),
                 latents: self.cached(planned.latents)?,
                 mask: planned.mask,
-                references: planned.references.into_iter().map(|latents| self.cached(latents)).collect::<Result<_>>()?,
+                references: planned
+                    .references
+                    .into_iter()
+                    .map(|latents| self.cached(latents))
+                    .collect::<Result<_>>()?,
                 source: item.source,
             })
         };

@@ -73,7 +73,8 @@ impl Fixture {
 
     fn prepare_until(&self, images: usize) -> Result<Prepared> {
         let cache = Cache::open(&self.dir.path().join("cache"))?;
-        let options = DatasetOptions { on_bad_file: self.on_bad_file, caption_per_line: true, ..DatasetOptions::default() };
+        let options =
+            DatasetOptions { on_bad_file: self.on_bad_file, caption_per_line: true, ..DatasetOptions::default() };
         let folder = |name: &str| Some(self.dir.path().join(name)).filter(|folder| folder.exists());
         let references = folder("references").into_iter().collect();
         let source = Source { masks: folder("masks"), references, ..Source::new(self.dir.path()) };

@@ -20,9 +20,8 @@ pub use section::{
     flow_matching_options, load_options, lora_options, lr_schedule_options, optimizer_options, transformer_config,
 };
 pub use sections::{
-    CaptionDropoutMode, CheckpointRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType,
-    Mode, ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe,
-    WeightsDtype,
+    CaptionDropoutMode, CheckpointRecipe, FlowMatchingRecipe, LoraRecipe, LrScheduleRecipe, LrScheduleType, Mode,
+    ModelRecipe, OnBadFile, OptimizerRecipe, OptimizerType, OutputRecipe, TrainRecipe, ValidationRecipe, WeightsDtype,
 };
 
 use crate::error::{Error, Result};

@@ -36,7 +36,15 @@ const fn share(key: &'static str) -> Rule {
 }
 
 const fn real(key: &'static str) -> Rule {
-    Rule { key, whole: false, min: f64::NEG_INFINITY, max: f64::INFINITY, above_min: false, below_max: false, list: false }
+    Rule {
+        key,
+        whole: false,
+        min: f64::NEG_INFINITY,
+        max: f64::INFINITY,
+        above_min: false,
+        below_max: false,
+        list: false,
+    }
 }
 
 const fn positive(key: &'static str) -> Rule {

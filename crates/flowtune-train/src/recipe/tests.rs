@@ -131,7 +131,11 @@ fn wrong_types_and_choices_are_named() {
         ("model.quantization", json!("int4"), "`model.quantization` must be one of none, int8, got \"int4\""),
         ("model.path", json!(5), "`model.path` must be a path, got integer `5`"),
         ("data.train", json!(5), "`data.train` must be a path, or an object with a path"),
-        ("data.train", json!([{"path": "a", "mask": "b"}]), "`data.train[0].mask` is not a recipe key; did you mean `data.train[0].masks`?"),
+        (
+            "data.train",
+            json!([{"path": "a", "mask": "b"}]),
+            "`data.train[0].mask` is not a recipe key; did you mean `data.train[0].masks`?",
+        ),
         ("data.train", json!({"masks": "b"}), "`data.train.path` is required"),
         ("data.train", json!({"path": "a", "repeats": 0}), "`data.train.repeats` must be above 0, got 0"),
         ("data.resolution", json!([]), "`data.resolution` must have at least one value"),
@@ -203,15 +207,18 @@ fn repeats_and_weights_of_sources_fit_together() {
 #[test]
 fn every_number_has_a_rule_and_every_rule_a_key() {
     let mut full = minimal();
-    full["data"]["train"] = json!([{ "path": "a", "weight": 1 }, { "path": "b", "weight": 1 }]);
     full["data"]["heldOutCount"] = json!(1);
     full["data"]["textTokens"] = json!(1);
     full["validation"] = json!({ "everySteps": 1 });
     full["flowMatching"] = json!({ "flowShift": 1 });
     full["train"]["memoryBudget"] = json!(1);
-    let resolved: Value = serde_json::from_str(&resolve(&full).unwrap().to_json().unwrap()).unwrap();
     let mut numbers = Vec::new();
-    numbers_of("", &resolved, &mut numbers);
+    // A source has one of these.
+    for key in ["repeats", "weight"] {
+        full["data"]["train"] = json!({ "path": "a", key: 1 });
+        let resolved: Value = serde_json::from_str(&resolve(&full).unwrap().to_json().unwrap()).unwrap();
+        numbers_of("", &resolved, &mut numbers);
+    }
     let mut rules: Vec<_> = super::rules::keys().map(str::to_owned).collect();
     numbers.sort();
     numbers.dedup();
