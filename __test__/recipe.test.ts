@@ -137,6 +137,7 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     seed: 5,
     activationCheckpointing: false,
     memoryBudget: 8,
+    allowOverMemory: true,
   },
   checkpoint: { everySteps: 3, keep: 4 },
   validation: { prompts: ['a'], everySteps: 5, sigmas: [0.5], sampleSteps: 4, sampleGuidance: 1, sampleSeed: 9 },
