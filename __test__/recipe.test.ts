@@ -150,6 +150,7 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     seed: 5,
     activationCheckpointing: false,
     memoryBudget: 8,
+    allowOverMemory: true,
   },
   checkpoint: { everySteps: 3, keep: 4 },
   validation: {

@@ -4,7 +4,8 @@
 import { readFileSync } from 'node:fs'
 import { AdamW, clipGradNorm, createPipeline, Flux2Transformer, Tensor } from '../dist/index.js'
 
-const [name, mode, checkpointing, steps, dtype] = process.argv.slice(2)
+const [name, mode, checkpointing, steps, dtype, samples = '1'] = process.argv.slice(2)
+const batchSize = Number(samples)
 const geometries = JSON.parse(readFileSync(new URL('geometries.json', import.meta.url), 'utf8'))
 const { transformer, latents, textTokens } = geometries[name] ?? JSON.parse(name)
 
@@ -19,8 +20,8 @@ else model.setTrainable(true)
 const pipeline = createPipeline('flux2', { useGuidanceEmbeds: true })
 const optimizer = new AdamW(model.trainableParameters, { lr: 1e-4 })
 const batch = {
-  imageLatents: Tensor.randn([1, 128, ...latents], { seed: 1 }),
-  textEmbeddings: Tensor.randn([1, textTokens, transformer.joint_attention_dim], { seed: 2 }),
+  imageLatents: Tensor.randn([batchSize, 128, ...latents], { seed: 1 }),
+  textEmbeddings: Tensor.randn([batchSize, textTokens, transformer.joint_attention_dim], { seed: 2 }),
 }
 const seconds = []
 const residentBytes = []

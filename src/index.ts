@@ -69,6 +69,8 @@ export {
   exportLora,
   inspect,
   mergeLora,
+  type PlanOptions,
+  plan,
   prepare,
   sample,
   type TrainOptions,

@@ -216,6 +216,7 @@ export interface NativeBinding {
   resolveRecipe(recipeJson: string, baseDir: string): string
   inspect(path: string): string
   explain(recipeJson: string, baseDir: string): Promise<{ explanationJson: string; svg: string }>
+  plan(recipeJson: string, baseDir: string, optionsJson: string): Promise<string>
   startJob(kind: JobKind, optionsJson: string, onEvent: (eventJson: string) => void): NativeJob
   Tensor: {
     fromFloat32(data: Float32Array, shape: number[]): NativeTensor

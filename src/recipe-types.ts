@@ -182,6 +182,8 @@ export interface TrainRecipe {
    * (10⁹ bytes), weights and optimizer included, and recompute the others.
    */
   memoryBudget?: number
+  /** Begin even where the run is planned to take more memory than there is. Default false: it is refused. */
+  allowOverMemory?: boolean
 }
 
 /** When to save everything that an exact resume needs. */

@@ -13,6 +13,7 @@ import type {
   Inspection,
   MergeOptions,
   MergeSummary,
+  Plan,
   PrepareSummary,
   Recipe,
   SampleOptions,
@@ -98,6 +99,27 @@ export async function explain(recipe: Recipe): Promise<Explanation> {
   const json = JSON.stringify(resolveRecipe(recipe))
   const { explanationJson, svg } = await guardAsync(() => native().explain(json, process.cwd()))
   return { ...(JSON.parse(explanationJson) as Omit<Explanation, 'svg'>), svg }
+}
+
+/** What {@link plan} takes beside a recipe. */
+export interface PlanOptions {
+  /** Gigabytes (10⁹ bytes) that the run may take. Default: what this machine has available. */
+  memory?: number
+  /** Leave out how long it takes, for which products are timed for half a second. Default false. */
+  noTime?: boolean
+}
+
+/**
+ * What a run of this recipe takes: memory by component, disk, time, and what to switch where it does not fit. Reads headers
+ * and configurations of the model's files, no weights.
+ *
+ * @throws FlowtuneError `CHECKPOINT_LAYOUT` when the model's files are not there; `RECIPE_INVALID`
+ */
+export async function plan(recipe: Recipe, { memory, noTime }: PlanOptions = {}): Promise<Plan> {
+  const json = JSON.stringify(resolveRecipe(recipe))
+  return JSON.parse(
+    await guardAsync(() => native().plan(json, process.cwd(), JSON.stringify({ memory, noTime }))),
+  ) as Plan
 }
 
 /** Version of the Rust core. */

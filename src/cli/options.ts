@@ -16,6 +16,13 @@ export function decimal(text: string): number {
   throw new InvalidArgumentError('Expected a number.')
 }
 
+/** A number above zero. */
+export function positive(text: string): number {
+  const value = decimal(text)
+  if (value > 0) return value
+  throw new InvalidArgumentError('Expected a number above 0.')
+}
+
 /** `--dtype`: what the transformer computes in. */
 export function dtypeOption(description: string): Option {
   return new Option('--dtype <type>', description).choices(['float32', 'bfloat16']).default('float32')

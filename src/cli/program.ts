@@ -10,6 +10,7 @@ import { exportCommand } from './export'
 import { inspectCommand } from './inspect'
 import { mergeCommand } from './merge'
 import { Output } from './output'
+import { planCommand } from './plan'
 import { prepareCommand } from './prepare'
 import { quickstartCommand } from './quickstart'
 import { sampleCommand } from './sample'
@@ -36,6 +37,7 @@ function createProgram(): Command {
     quickstartCommand,
     trainCommand,
     explainCommand,
+    planCommand,
     prepareCommand,
     sampleCommand,
     evalCommand,

@@ -77,3 +77,19 @@ pub fn explain<'env>(env: &'env Env, recipe_json: String, base_dir: String) -> n
         Ok(ExplainedRecipe { explanation_json: error::to_json(&explanation)?, svg })
     })
 }
+
+/// A promise of what a run of a recipe (JSON) takes, as JSON. `options_json` is `PlanOptions`. Reads no weights.
+#[napi(ts_return_type = "Promise<string>")]
+pub fn plan<'env>(
+    env: &'env Env,
+    recipe_json: String,
+    base_dir: String,
+    options_json: String,
+) -> napi::Result<Object<'env>> {
+    promise(env, move || {
+        let recipe = flowtune_train::resolve_recipe(&recipe_json, Path::new(&base_dir))?;
+        let options = serde_json::from_str(&options_json)
+            .map_err(|error| error::Failure::new("INVALID_ARGUMENT", format!("options: {error}")))?;
+        error::to_json(&flowtune_train::plan(&recipe, options)?)
+    })
+}

@@ -37,6 +37,9 @@ pub enum Error {
         /// What is allowed, in words.
         allowed: String,
     },
+    /// A run that takes more memory than there is; the message says what to switch.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The run was asked to stop.
     #[error("stopped as asked{}", saved(checkpoint))]
     Cancelled {
@@ -68,6 +71,7 @@ impl Error {
             Self::InvalidArgument(_) => "INVALID_ARGUMENT",
             Self::CheckpointLayout { .. } => "CHECKPOINT_LAYOUT",
             Self::LossDiverged { .. } => "LOSS_DIVERGED",
+            Self::OutOfMemory(_) => "OUT_OF_MEMORY",
             Self::Cancelled { .. } => "CANCELLED",
             Self::Internal(_) => "INTERNAL",
             Self::Data(e) => e.code(),

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::recipe::{CaptionDropoutMode, Mode, Recipe};
 pub use modules::ModuleGroup;
+pub(crate) use modules::ranks;
 use modules::trained_modules;
 pub use plot::draw_explanation;
 

@@ -15,6 +15,7 @@ mod lr_schedule;
 mod merge;
 mod optimizer;
 mod output_path;
+mod plan;
 pub mod plot;
 mod prepare;
 mod recipe;
@@ -37,6 +38,10 @@ pub use inspect::inspect;
 pub use lr_schedule::LrSchedule;
 pub use merge::{MergeOptions, MergeSummary, merge};
 pub use optimizer::{AdamW, clip_grad_norm};
+pub use plan::{
+    Component, ComponentSize, DiskPlan, MemoryPlan, Phase, PhaseName, Plan, PlanOptions, Setting, Switch, TimePlan,
+    plan,
+};
 pub use prepare::{BucketSummary, PrepareOptions, PrepareSummary, prepare};
 pub use recipe::*;
 pub use run::{TrainOptions, train};

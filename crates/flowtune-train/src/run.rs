@@ -18,6 +18,7 @@ use crate::evaluate::{held_out_loss, mean};
 use crate::event::{Event, TrainSummary};
 use crate::lr_schedule::LrSchedule;
 use crate::optimizer::AdamW;
+use crate::plan::check_memory;
 use crate::plot::write_plot;
 use crate::recipe::Recipe;
 use crate::report::write_report;
@@ -52,12 +53,19 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Trains as the recipe says.
 ///
 /// # Errors
-/// Those of reading model and data; `LOSS_DIVERGED`; `CANCELLED` after a checkpoint was written; `IO`.
+/// `OUT_OF_MEMORY` before anything is loaded; those of reading model and data; `LOSS_DIVERGED`; `CANCELLED` after a checkpoint was written; `IO`.
 pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
-    let (folder, recipe) = match &options.resume {
-        Some(dir) => RunFolder::open(dir)?,
-        None => RunFolder::create(&options.recipe)?,
+    let (warning, (folder, recipe)) = match &options.resume {
+        Some(dir) => {
+            let opened = RunFolder::open(dir)?;
+            (check_memory(&opened.1)?, opened)
+        }
+        // A run that cannot be leaves no folder.
+        None => (check_memory(&options.recipe)?, RunFolder::create(&options.recipe)?),
     };
+    if let Some(warning) = warning {
+        tell(&folder, control, &warning)?;
+    }
     let mut run = Run::open(folder, recipe, control)?;
     if options.resume.is_some() {
         run.resume()?;

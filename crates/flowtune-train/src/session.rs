@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::recipe::{CaptionDropoutMode, Recipe};
 
 /// Cached tensors that stay in memory, in bytes; the others are read when needed.
-const LOADER_MEMORY: usize = 2 << 30;
+pub(crate) const LOADER_MEMORY: usize = 2 << 30;
 
 /// Data and prompts of a recipe, encoded. The encoders are gone when it is open.
 pub struct Session {

@@ -55,6 +55,11 @@ pub fn set_num_threads(count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Threads of the engine.
+pub fn num_threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// Elements below which a loop is not worth another thread.
 const GRAIN: usize = 1 << 14;
 

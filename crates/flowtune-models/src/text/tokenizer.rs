@@ -69,7 +69,6 @@ impl PromptTokenizer {
             special(&config, "pad_token").and_then(|token| tokenizer.token_to_id(&token)).ok_or_else(|| {
                 layout_error(&config_file, "names no pad_token that tokenizer.json knows; download both again")
             })?;
-        let max_length = config["model_max_length"].as_f64().unwrap_or(f64::INFINITY);
         Ok(Self {
             tokenizer: Mutex::new(tokenizer),
             template: ChatTemplate::load(folder, &config, special_tokens(&config))?,
@@ -78,9 +77,16 @@ impl PromptTokenizer {
             pad_id: i64::from(pad_id),
             padding_side: side(&config, "padding_side"),
             truncation_side: side(&config, "truncation_side"),
-            // transformers writes 1e30 where there is no limit; the conversion saturates.
-            max_tokens: MAX_TOKENS.min(max_length as usize),
+            max_tokens: max_tokens(&config),
         })
+    }
+
+    /// [`PromptTokenizer::max_tokens`] of a `tokenizer/` folder, from its configuration alone.
+    ///
+    /// # Errors
+    /// `CHECKPOINT_LAYOUT` when that is absent or damaged; `IO`.
+    pub fn max_tokens_in(folder: impl AsRef<Path>) -> Result<usize> {
+        Ok(max_tokens(&read_json(&folder.as_ref().join("tokenizer_config.json"))?))
     }
 
     /// Tokens per prompt unless the caller asks for another number: 512, or fewer if the model takes fewer.
@@ -143,6 +149,11 @@ impl PromptTokenizer {
             Side::Right => out.extend(row.iter().copied().chain(padding)),
         }
     }
+}
+
+/// transformers writes 1e30 where there is no limit; the conversion saturates.
+fn max_tokens(config: &Value) -> usize {
+    MAX_TOKENS.min(config["model_max_length"].as_f64().unwrap_or(f64::INFINITY) as usize)
 }
 
 /// transformers' default is the right side.

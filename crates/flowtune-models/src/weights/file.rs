@@ -51,6 +51,14 @@ impl WeightFile {
         }
     }
 
+    /// Type in which a tensor is read, before it is converted.
+    pub(super) fn float_type(&self, tensor: &str) -> Option<DType> {
+        match self {
+            Self::Safetensors(file) => file.float_type(tensor),
+            Self::Gguf(file) => file.shape(tensor).map(|_| DType::F32),
+        }
+    }
+
     /// A weight of this file in `dtype`.
     pub(super) fn read(&self, place: &Place, dtype: DType) -> Result<Tensor> {
         let name = &place.tensor;

@@ -113,6 +113,19 @@ impl Weights {
         }
     }
 
+    /// Type in which a weight is read, before [`Weights::get_as`] converts it: 8-bit floats and GGUF's blocks become float32
+    /// on the way.
+    pub fn float_type(&self, name: &str) -> Option<DType> {
+        let full = self.full(name);
+        match &*self.source {
+            Source::Files { files, places, .. } => {
+                let place = places.get(&full)?;
+                files[place.file].float_type(&place.tensor)
+            }
+            Source::Memory(tensors) => tensors.get(&full).map(Tensor::dtype),
+        }
+    }
+
     /// Whether there is a weight of this name.
     pub fn contains(&self, name: &str) -> bool {
         let full = self.full(name);

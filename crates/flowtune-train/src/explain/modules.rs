@@ -51,7 +51,7 @@ pub(super) fn trained_modules(recipe: &Recipe, config: Flux2Config) -> Result<Tr
 }
 
 /// Modules that get an adapter, and its rank.
-fn ranks(recipe: &Recipe, model: &Flux2Transformer) -> Result<HashMap<String, usize>> {
+pub(crate) fn ranks(recipe: &Recipe, model: &Flux2Transformer) -> Result<HashMap<String, usize>> {
     if let Some(lora) = &recipe.lora.from {
         let adapters = read_adapters(&given_lora(lora), &model.linear_names())?;
         return Ok(adapters.into_iter().map(|adapter| (adapter.module.clone(), adapter.rank())).collect());

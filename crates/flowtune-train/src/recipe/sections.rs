@@ -283,6 +283,9 @@ pub struct TrainRecipe {
     /// (10⁹ bytes), weights and optimizer included, and recompute the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<f64>,
+    /// Begin even where the run is planned to take more memory than there is.
+    #[serde(default)]
+    pub allow_over_memory: bool,
 }
 
 impl TrainRecipe {

@@ -1,0 +1,132 @@
+//! What `train` asks before it loads: whether the run fits, in milliseconds.
+
+use super::inputs::{DataSize, Model, must_encode};
+use super::machine::available_memory;
+use super::memory::{PhaseName, Rehearsal, rehearse};
+use super::switches::{Search, Setting, Switch};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::recipe::Recipe;
+
+/// Share of the available memory above which a run is told to be tight.
+const TIGHT: f64 = 0.9;
+
+/// Refuses a run that takes more memory than there is; a warning where it is tight. Where something cannot be read there is
+/// nothing to say: the run itself will.
+///
+/// # Errors
+/// `OUT_OF_MEMORY`, with what to switch.
+pub(crate) fn check_memory(recipe: &Recipe) -> Result<Option<Event>> {
+    match available_memory() {
+        Some(limit) if !recipe.train.allow_over_memory => check_within(recipe, limit as usize),
+        _ => Ok(None),
+    }
+}
+
+fn check_within(recipe: &Recipe, limit: usize) -> Result<Option<Event>> {
+    let Ok(model) = Model::open(recipe) else { return Ok(None) };
+    // The images would take longer to list than everything else.
+    let data = DataSize::default();
+    let encodes = must_encode(&recipe.data.cache_dir, data);
+    let Ok(run) = rehearse(&model, data, encodes, recipe) else { return Ok(None) };
+    let peak = run.peak();
+    let (gigabytes, available) = (gigabytes(peak.peak), gigabytes(limit));
+    if peak.peak > limit {
+        let advice = match peak.name {
+            PhaseName::Encode => encoding_advice(&run),
+            _ => advice(&Search { model: &model, data, recipe, limit })?,
+        };
+        return Err(Error::OutOfMemory(format!(
+            "{} would take about {gigabytes} of memory, and {available} are available; {advice}. `flowtune plan` shows \
+             where it goes; `train.allowOverMemory: true` tries all the same",
+            doing(peak.name)
+        )));
+    }
+    let tight = peak.peak as f64 > TIGHT * limit as f64;
+    Ok(tight.then(|| {
+        let message = format!("{} takes about {gigabytes} of memory, and {available} are available", doing(peak.name));
+        Event::warning("MEMORY_TIGHT", message)
+    }))
+}
+
+fn advice(search: &Search) -> Result<String> {
+    Ok(match search.cheapest()? {
+        Some(switch) => format!("with {} it takes {}", in_words(&switch), gigabytes(switch.peak)),
+        None => "no setting makes it fit; take a smaller model, or a machine with more memory".to_owned(),
+    })
+}
+
+/// What to do where the encoders do not fit.
+pub(super) fn encoding_advice(run: &Rehearsal) -> String {
+    format!(
+        "encoding takes {} whatever the recipe says, for the text encoder is loaded in float32: run `flowtune prepare` \
+         where there is more memory, and bring its `data.cacheDir` here; training then takes {}",
+        gigabytes(run.phases[0].peak),
+        gigabytes(run.training_peak().peak)
+    )
+}
+
+fn doing(phase: PhaseName) -> &'static str {
+    match phase {
+        PhaseName::Encode => "encoding the data",
+        PhaseName::Train => "training",
+        PhaseName::Sample => "a sample image",
+    }
+}
+
+/// `model.quantization: int8`, as in a recipe.
+fn in_words(switch: &Switch) -> String {
+    let word = |Setting { key, value }: &Setting| match value {
+        serde_json::Value::Null => format!("no `{key}`"),
+        serde_json::Value::String(text) => format!("`{key}: {text}`"),
+        other => format!("`{key}: {other}`"),
+    };
+    switch.settings.iter().map(word).collect::<Vec<_>>().join(" and ")
+}
+
+/// 12.3 GB, of 10⁹ bytes.
+fn gigabytes(bytes: usize) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::recipe::resolve_recipe;
+
+    fn recipe(train: &str) -> Recipe {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let text = format!(
+            r#"{{"model": {{"path": "__test__/fixtures/parity/pipeline/pipeline"}}, "data": {{"train": "examples/twemoji",
+                "resolution": 512, "cacheDir": "/nowhere"}}, "train": {{"steps": 1, {train}}}}}"#
+        );
+        resolve_recipe(&text, &root).unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_to_switch() {
+        let recipe = recipe(r#""batchSize": 8, "activationCheckpointing": false"#);
+        let peak = |limit: usize| check_within(&recipe, limit);
+        assert!(peak(usize::MAX).unwrap().is_none());
+        let run = rehearse(&Model::open(&recipe).unwrap(), DataSize::default(), false, &recipe).unwrap();
+        let limit = run.training_peak().peak * 7 / 10;
+        let refused = peak(limit).unwrap_err();
+        assert_eq!(refused.code(), "OUT_OF_MEMORY");
+        let message = refused.to_string();
+        for part in ["training would take about", "0.4 GB are available", "`train.", "flowtune plan", "allowOverMemory"]
+        {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let hopeless = peak(1_000_000).unwrap_err().to_string();
+        assert!(hopeless.contains("encoding takes") || hopeless.contains("no setting"), "{hopeless}");
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_read_is_for_the_run_to_report() {
+        let mut recipe = recipe(r#""batchSize": 1"#);
+        recipe.model.path = "/nowhere".into();
+        assert!(check_within(&recipe, 1).unwrap().is_none());
+    }
+}

@@ -1,0 +1,125 @@
+//! What a run will take, before anything is loaded: from the headers of the model's files and the recipe alone.
+
+mod check;
+mod disk;
+mod inputs;
+mod machine;
+mod memory;
+mod rehearsal;
+mod switches;
+mod time;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use check::check_memory;
+use check::encoding_advice;
+pub use disk::DiskPlan;
+use inputs::{DataSize, Model, must_encode};
+use machine::available_memory;
+use memory::rehearse;
+pub use memory::{ComponentSize, Phase, PhaseName};
+pub use rehearsal::Component;
+use switches::Search;
+pub use switches::{Setting, Switch};
+pub use time::TimePlan;
+use time::{Rates, time};
+
+use crate::error::Result;
+use crate::recipe::Recipe;
+
+/// What `plan` is asked for.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PlanOptions {
+    /// Gigabytes (10⁹ bytes) that the run may take, instead of what this machine has available.
+    pub memory: Option<f64>,
+    /// Leave out how long it takes, for which products are timed for half a second.
+    pub no_time: bool,
+}
+
+/// What a run will take.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Memory.
+    pub memory: MemoryPlan,
+    /// Disk.
+    pub disk: DiskPlan,
+    /// How long it takes; none when that was left out.
+    pub time: Option<TimePlan>,
+    /// Training images; none when their folder cannot be read.
+    pub images: Option<usize>,
+    /// Where training does not fit: what makes it smaller, each by itself, cheapest first.
+    pub switches: Vec<Switch>,
+    /// The cheapest combination with which training fits, where it does not and there is one.
+    pub recommended: Option<Switch>,
+    /// What else there is to know, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// Memory of a run, in bytes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryPlan {
+    /// The most that is in memory at once.
+    pub peak: usize,
+    /// When.
+    pub phase: PhaseName,
+    /// What the run may take: what was asked for, or what this machine has available; none when it does not say.
+    pub limit: Option<u64>,
+    /// Whether the peak is within the limit; none without one.
+    pub fits: Option<bool>,
+    /// By phase, in order.
+    pub phases: Vec<Phase>,
+}
+
+/// Plans a run with a resolved recipe. Reads headers and configurations of the model and lists the images; no weights.
+///
+/// # Errors
+/// Those of opening the model, whose files must be there; `RECIPE_INVALID` when `lora.targets` selects nothing.
+pub fn plan(recipe: &Recipe, options: PlanOptions) -> Result<Plan> {
+    let model = Model::open(recipe)?;
+    let listed = DataSize::of(recipe);
+    let data = listed.unwrap_or_default();
+    let encodes = must_encode(&recipe.data.cache_dir, data);
+    let run = rehearse(&model, data, encodes, recipe)?;
+    let limit = options.memory.map(|gigabytes| (gigabytes * 1e9) as u64).or_else(available_memory);
+    let search = limit.map(|limit| Search { model: &model, data, recipe, limit: limit as usize });
+    let search = search.filter(|search| run.training_peak().peak > search.limit);
+    let time = (!options.no_time).then(|| Rates::measure(recipe).map(|rates| time(data, encodes, recipe, &run, rates)));
+    let peak = run.peak();
+    Ok(Plan {
+        disk: disk::disk(&model, listed, recipe)?,
+        time: time.transpose()?,
+        images: listed.map(|data| data.images),
+        switches: search.as_ref().map(Search::singly).transpose()?.unwrap_or_default(),
+        recommended: search.as_ref().map(Search::cheapest).transpose()?.flatten(),
+        notes: notes(&run, limit, listed),
+        memory: MemoryPlan {
+            peak: peak.peak,
+            phase: peak.name,
+            limit,
+            fits: limit.map(|limit| peak.peak as u64 <= limit),
+            phases: run.phases,
+        },
+    })
+}
+
+fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>) -> Vec<String> {
+    let encode = &run.phases[0];
+    let mut notes = Vec::new();
+    if data.is_none() {
+        notes
+            .push("the images cannot be read, so that nothing is known of the cache and of the loader's memory".into());
+    }
+    if !encode.needed {
+        notes.push("the cache has as many entries as this recipe needs: encoding is not counted, unless it turns out that they are others".into());
+    }
+    if limit.is_some_and(|limit| encode.needed && encode.peak as u64 > limit) {
+        notes.push(encoding_advice(run));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests;
