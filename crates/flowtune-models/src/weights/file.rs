@@ -51,6 +51,14 @@ impl WeightFile {
         }
     }
 
+    /// Type of a tensor's elements, where one of ours holds them.
+    pub(super) fn dtype(&self, tensor: &str) -> Option<DType> {
+        match self {
+            Self::Safetensors(file) => file.dtype(tensor),
+            Self::Gguf(_) => None,
+        }
+    }
+
     /// A weight of this file in `dtype`.
     pub(super) fn read(&self, place: &Place, dtype: DType) -> Result<Tensor> {
         let name = &place.tensor;

@@ -113,6 +113,17 @@ impl Weights {
         }
     }
 
+    /// The narrower of bfloat16 and float32 that holds a weight as the checkpoint has it; 8-bit floats count as bfloat16,
+    /// though a scale has more bits.
+    pub fn stored_dtype(&self, name: &str) -> DType {
+        let full = self.full(name);
+        let stored = match &*self.source {
+            Source::Files { files, places, .. } => places.get(&full).and_then(|p| files[p.file].dtype(&p.tensor)),
+            Source::Memory(tensors) => tensors.get(&full).map(Tensor::dtype),
+        };
+        stored.filter(|&dtype| dtype == DType::BF16).unwrap_or(DType::F32)
+    }
+
     /// Whether there is a weight of this name.
     pub fn contains(&self, name: &str) -> bool {
         let full = self.full(name);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use float8::{F8E4M3, F8E5M2};
-use flowtune_engine::{Element, Tensor};
+use flowtune_engine::{DType, Element, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::TensorInfo;
@@ -55,6 +55,17 @@ impl SafetensorsFile {
 
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|info| &info.shape[..])
+    }
+
+    /// Type of the elements; bfloat16 for 8-bit floats, which it holds.
+    pub(super) fn dtype(&self, name: &str) -> Option<DType> {
+        match self.tensors.get(name)?.dtype {
+            Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 => Some(DType::BF16),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F64 => Some(DType::F64),
+            _ => None,
+        }
     }
 
     /// A floating tensor, or some rows of its first dimension; 8-bit floats as float32, the others in the type on disk.
