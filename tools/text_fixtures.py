@@ -45,6 +45,9 @@ QWEN_ADDED = (
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Ids that transformers' `test_processing_mistral3.py` has for Mistral Small 3.1.
+KNOWN = "USER: [IMG]\nWhat's the content of the image? ASSISTANT:"
+KNOWN_IDS = "1 21510 1058 1032 10 1010 7493 1681 1278 4701 1307 1278 3937 1063 1349 4290 16002 41150 1058"
 # What tokenizer.json of Mistral Small 3.1 has in place of Tekken's own pattern; transformers calls it incorrect.
 OLD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -164,6 +167,8 @@ def dev():
         affix=None,
         ignore_merges=True,
     )
+    ids = Tokenizer.from_str(json.dumps(tokenizer)).encode(KNOWN).ids
+    assert ids == list(map(int, KNOWN_IDS.split())), "not the tokenizer of Mistral Small 3.1"
     config = {
         "add_bos_token": True,
         "add_eos_token": False,

@@ -167,7 +167,7 @@ fn side(config: &Value, key: &str) -> Option<Side> {
 
 /// Where transformers' class pads when its configuration does not say. FLUX.2 dev's tokenizer is called a Llama's, and
 /// these alone pad on the left; transformers 5 loads it as another class, and so on the right, which the model was not
-/// trained with.
+/// published with.
 fn padding_side_of_class(config: &Value) -> Side {
     let class = config["tokenizer_class"].as_str().unwrap_or_default();
     if class.starts_with("LlamaTokenizer") { Side::Left } else { Side::Right }
