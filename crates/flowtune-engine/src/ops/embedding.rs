@@ -1,11 +1,11 @@
 //! Token embedding, forward only.
 
 use crate::cpu::parallel;
-use crate::dtype::{Real, with_real};
+use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tensor::Tensor;
 
-/// Rows of `table` `[vocabulary, dim]` by int64 `ids` `[..]` → `[.., dim]`.
+/// Rows of `table` `[vocabulary, dim]` by int64 `ids` `[..]` → `[.., dim]`, in the type of the table.
 ///
 /// # Errors
 /// `SHAPE_MISMATCH` when an id has no row or the types do not fit.
@@ -19,12 +19,12 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     }
     let mut shape = ids.shape().to_vec();
     shape.push(dim);
-    with_real!(table.dtype(), "embedding", T => {
+    with_stored!(table.dtype(), "embedding", T => {
         Ok(Tensor::new(gather(indices, table.as_slice::<T>()?, dim), &shape))
     })
 }
 
-fn gather<T: Real>(ids: &[i64], table: &[T], dim: usize) -> Vec<T> {
+fn gather<T: Stored>(ids: &[i64], table: &[T], dim: usize) -> Vec<T> {
     parallel::fill(
         ids.len(),
         dim,

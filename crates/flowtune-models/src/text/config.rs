@@ -86,8 +86,13 @@ impl TextConfig {
     /// `text_config`.
     ///
     /// # Errors
-    /// `CHECKPOINT_LAYOUT` for other models than Qwen3 and Mistral and for options that they do not use.
+    /// `CHECKPOINT_LAYOUT` for other models than Qwen3 and Mistral, for options that they do not use, and for weights that
+    /// transformers has quantised.
     pub fn from_json(json: &Value, file: &Path) -> Result<Self> {
+        if let Some(method) = json["quantization_config"]["quant_method"].as_str() {
+            let problem = format!("describes weights quantised by {method}; take the text encoder in bfloat16");
+            return Err(layout_error(file, problem));
+        }
         let text = json.get("text_config").unwrap_or(json);
         let raw = Raw::deserialize(text)
             .map_err(|e| layout_error(file, format!("is not a text encoder's configuration ({e})")))?;
@@ -160,6 +165,7 @@ mod tests {
         assert_eq!(config(json!({"rope_theta": 1e6})).unwrap().rope_theta, 1e6);
         let nested = json!({"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}});
         assert_eq!(config(nested).unwrap().rope_theta, 5.0);
+        assert_eq!(config(json!({"rope_theta": 1e6, "rope_parameters": null})).unwrap().rope_theta, 1e6);
     }
 
     #[test]
@@ -181,6 +187,7 @@ mod tests {
             (json!({"hidden_act": "gelu"}), "gelu"),
             (json!({"num_key_value_heads": 3}), "num_key_value_heads"),
             (json!({"vocab_size": "many"}), "vocab_size"),
+            (json!({"quantization_config": {"quant_method": "bitsandbytes"}}), "bitsandbytes"),
         ] {
             let error = config(changes).unwrap_err();
             assert_eq!(error.code(), "CHECKPOINT_LAYOUT");

@@ -5,7 +5,7 @@ use flowtune_engine::ops::embedding::embedding;
 use flowtune_engine::ops::linear::linear_bias;
 use flowtune_engine::ops::norm::rms_norm;
 use flowtune_engine::ops::rope::RopeTable;
-use flowtune_engine::{Tape, Tensor, Var};
+use flowtune_engine::{DType, Tape, Tensor, Var};
 
 use super::config::{TextConfig, TextFamily};
 use crate::error::{Error, Result};
@@ -15,7 +15,8 @@ use crate::weights::Weights;
 /// bare models.
 const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
 
-/// Token ids to the stacked hidden states that FLUX.2 is conditioned on, in float32, without gradients.
+/// Token ids to the stacked hidden states that FLUX.2 is conditioned on, without gradients. It computes in float32;
+/// matrices that the checkpoint has in bfloat16 stay so in memory, which changes no result.
 pub struct TextEncoder {
     config: TextConfig,
     /// Hidden states to stack, in order.
@@ -42,7 +43,7 @@ impl TextEncoder {
         let is_here = |prefix: &&&str| weights.contains(&format!("{prefix}embed_tokens.weight"));
         let prefix = PREFIXES.iter().find(is_here).unwrap_or(&PREFIXES[0]);
         let table = [config.vocab_size, config.hidden_size];
-        let embed_tokens = weights.get(&format!("{prefix}embed_tokens.weight"), &table)?;
+        let embed_tokens = matrix(weights, &format!("{prefix}embed_tokens.weight"), table)?;
         let layer = |i: usize| Layer::load(&weights.scoped(&format!("{prefix}layers.{i}")), &config);
         let layers = (0..last).map(layer).collect::<Result<_>>()?;
         Ok(Self { config, taps: taps.to_vec(), embed_tokens, layers })
@@ -73,7 +74,7 @@ impl TextEncoder {
             return Err(shape_error("input_ids", expected, input_ids));
         }
         let rope = rope_table(tokens, self.config.head_dim, self.config.rope_theta);
-        let mut x = embedding(input_ids, &self.embed_tokens)?;
+        let mut x = embedding(input_ids, &self.embed_tokens)?.to_dtype(DType::F32)?;
         let mut taken = vec![None; self.taps.len()];
         self.take(0, &x, &mut taken);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -118,21 +119,22 @@ impl Layer {
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let attention = weights.scoped("self_attn");
         let mlp = weights.scoped("mlp");
-        let gate_up = [mlp.get("gate_proj.weight", &[inner, hidden])?, mlp.get("up_proj.weight", &[inner, hidden])?];
+        let gate_up =
+            [matrix(&mlp, "gate_proj.weight", [inner, hidden])?, matrix(&mlp, "up_proj.weight", [inner, hidden])?];
         let head_norm = |name: &str| attention.get(name, &[c.head_dim]);
         Ok(Self {
             input_norm: weights.get("input_layernorm.weight", &[hidden])?,
-            q_proj: attention.get("q_proj.weight", &[queries, hidden])?,
-            k_proj: attention.get("k_proj.weight", &[keys, hidden])?,
-            v_proj: attention.get("v_proj.weight", &[keys, hidden])?,
-            o_proj: attention.get("o_proj.weight", &[hidden, queries])?,
+            q_proj: matrix(&attention, "q_proj.weight", [queries, hidden])?,
+            k_proj: matrix(&attention, "k_proj.weight", [keys, hidden])?,
+            v_proj: matrix(&attention, "v_proj.weight", [keys, hidden])?,
+            o_proj: matrix(&attention, "o_proj.weight", [hidden, queries])?,
             head_norms: match c.family {
                 TextFamily::Qwen3 => Some([head_norm("q_norm.weight")?, head_norm("k_norm.weight")?]),
                 TextFamily::Mistral => None,
             },
             post_attention_norm: weights.get("post_attention_layernorm.weight", &[hidden])?,
             gate_up_proj: Tensor::cat_rows(&gate_up)?,
-            down_proj: mlp.get("down_proj.weight", &[hidden, inner])?,
+            down_proj: matrix(&mlp, "down_proj.weight", [hidden, inner])?,
         })
     }
 
@@ -164,6 +166,14 @@ impl Layer {
     }
 }
 
+/// A matrix in the type that it has in the checkpoint, as far as that is one to compute with.
+fn matrix(weights: &Weights, name: &str, shape: [usize; 2]) -> Result<Tensor> {
+    weights.get_as(name, &shape, weights.stored_dtype(name))
+}
+
 fn add(x: Tensor, y: Tensor) -> Result<Tensor> {
     Ok(Tape::inference().add(&Var::constant(x), &Var::constant(y))?.into_tensor())
 }
+
+#[cfg(test)]
+mod layouts;

@@ -13,3 +13,5 @@ pub use tokenizer::{PromptTokenizer, TokenizedPrompts};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vocabularies;

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::config::TextFamily;
 
-/// The system message of FLUX.2 dev: diffusers `pipeline_flux2.py`.
+/// The system message of FLUX.2 dev: diffusers `system_messages.py`, with its line break, which is a token of its own.
 const DEV_SYSTEM_MESSAGE: &str = "You are an AI that reasons about image descriptions. You give structured responses \
-    focusing on object relationships, object attribution and actions without speculation.";
+    focusing on object relationships, object\nattribution and actions without speculation.";
 
 /// The conversation that a prompt is put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

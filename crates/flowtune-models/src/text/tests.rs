@@ -148,7 +148,7 @@ fn dev_gives_its_system_message_and_removes_img() {
         text.starts_with("<|im_start|>[system]You are an AI that reasons about image descriptions. You give"),
         "{text}"
     );
-    assert!(text.ends_with("actions without speculation.[user]a cat"), "{text}");
+    assert!(text.ends_with("object\nattribution and actions without speculation.[user]a cat"), "{text}");
 }
 
 #[test]

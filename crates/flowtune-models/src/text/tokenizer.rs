@@ -57,7 +57,7 @@ impl PromptTokenizer {
         let folder = folder.as_ref();
         let file = folder.join("tokenizer.json");
         if !file.is_file() {
-            return Err(layout_error(&file, "is missing; download the tokenizer folder again"));
+            return Err(layout_error(&file, absent(folder)));
         }
         let mut tokenizer = Tokenizer::from_file(&file)
             .map_err(|e| layout_error(&file, format!("is not a tokenizer ({e}); download it again")))?;
@@ -75,8 +75,8 @@ impl PromptTokenizer {
             style,
             bos_token: special(&config, "bos_token"),
             pad_id: i64::from(pad_id),
-            padding_side: side(&config, "padding_side"),
-            truncation_side: side(&config, "truncation_side"),
+            padding_side: side(&config, "padding_side").unwrap_or_else(|| padding_side_of_class(&config)),
+            truncation_side: side(&config, "truncation_side").unwrap_or(Side::Right),
             max_tokens: max_tokens(&config),
         })
     }
@@ -156,9 +156,32 @@ fn max_tokens(config: &Value) -> usize {
     MAX_TOKENS.min(config["model_max_length"].as_f64().unwrap_or(f64::INFINITY) as usize)
 }
 
-/// transformers' default is the right side.
-fn side(config: &Value, key: &str) -> Side {
-    if config[key] == "left" { Side::Left } else { Side::Right }
+/// What to do about a folder without `tokenizer.json`.
+fn absent(folder: &Path) -> String {
+    let others = ["tekken.json", "vocab.json", "tokenizer.model", "qwen.tiktoken"];
+    match others.iter().find(|name| folder.join(name).is_file()) {
+        Some(other) => format!(
+            "is missing, and {other} alone does not say how text is cut into tokens; take tokenizer.json from the tokenizer \
+             folder of the FLUX.2 model"
+        ),
+        None => "is missing; download the tokenizer folder again".to_owned(),
+    }
+}
+
+/// A side, if the configuration names one.
+fn side(config: &Value, key: &str) -> Option<Side> {
+    match config[key].as_str()? {
+        "left" => Some(Side::Left),
+        _ => Some(Side::Right),
+    }
+}
+
+/// Where transformers' class pads when its configuration does not say. FLUX.2 dev's tokenizer is called a Llama's, and
+/// these alone pad on the left; transformers 5 loads it as another class, and so on the right, which the model was not
+/// published with.
+fn padding_side_of_class(config: &Value) -> Side {
+    let class = config["tokenizer_class"].as_str().unwrap_or_default();
+    if class.starts_with("LlamaTokenizer") { Side::Left } else { Side::Right }
 }
 
 /// A special token: a string, or an object with its content.

@@ -126,6 +126,11 @@ impl Weights {
         }
     }
 
+    /// The narrower of bfloat16 and float32 that holds a weight as it is read.
+    pub fn stored_dtype(&self, name: &str) -> DType {
+        self.float_type(name).filter(|&dtype| dtype == DType::BF16).unwrap_or(DType::F32)
+    }
+
     /// Whether there is a weight of this name.
     pub fn contains(&self, name: &str) -> bool {
         let full = self.full(name);
