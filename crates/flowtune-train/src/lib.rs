@@ -18,6 +18,7 @@ mod output_path;
 pub mod plot;
 mod prepare;
 mod recipe;
+mod reference;
 pub mod report;
 mod run;
 mod run_folder;
