@@ -28,6 +28,28 @@ describe('Flux2Adapter', () => {
     expect([...text.toBigInt64Array()].map(Number)).toEqual([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2])
   })
 
+  it('numbers references in time, each from its own corner', () => {
+    const ids = adapter.prepareImageIds([counting(1, 4, 1, 2), counting(4, 2, 1)])
+    expect([ids.shape, ids.dtype]).toEqual([[1, 4, 4], 'int64'])
+    expect([...ids.toBigInt64Array()].map(Number)).toEqual([10, 0, 0, 0, 10, 0, 1, 0, 20, 0, 0, 0, 20, 1, 0, 0])
+    expect(() => adapter.prepareImageIds([counting(4, 2) as Tensor])).toThrow(/\[1, 128, h, w\] or \[128, h, w\]/)
+  })
+
+  it('puts the references of each sample beside the noisy tokens', async () => {
+    const noisyLatents = counting(2, 4, 1, 2)
+    const batch = {
+      imageLatents: noisyLatents,
+      textEmbeddings: counting(2, 3, 5),
+      references: [[], [counting(4, 1, 1), counting(1, 4, 1, 2)]],
+    }
+    const inputs = await adapter.prepareInputs({ noisyLatents, timesteps: Tensor.zeros([2]), batch })
+    expect(inputs.hiddenStates.shape).toEqual([2, 2, 4])
+    expect(inputs.references?.[0]).toBeUndefined()
+    const { hiddenStates, ids } = inputs.references?.[1] ?? {}
+    expect([...(hiddenStates?.toFloat32Array() ?? [])]).toEqual([0, 1, 2, 3, 0, 2, 4, 6, 1, 3, 5, 7])
+    expect([...(ids?.toBigInt64Array() ?? [])].map(Number)).toEqual([10, 0, 0, 0, 20, 0, 0, 0, 20, 0, 1, 0])
+  })
+
   it('prepares inputs with the guidance of its options, or of the batch', async () => {
     const batch = { imageLatents: counting(2, 4, 1, 2), textEmbeddings: counting(2, 3, 5) }
     const context = { noisyLatents: batch.imageLatents, timesteps: Tensor.fromFloat32([250, 1000], [2]), batch }

@@ -225,7 +225,11 @@ describe('every method', () => {
 })
 
 describe('a parameter of one’s own', () => {
-  it('learns through the transformer: central differences', async () => {
+  it.each([
+    ['', undefined],
+    [', where samples have references and none', [[Tensor.randn([8, 2, 1], { seed: 8 })], []]],
+  ])('learns through the transformer: central differences%s', async (_, references) => {
+    const batch = { ...tinyBatch(), ...(references && { references }) }
     const model = await tinyModel()
     const style = new Parameter('style', Tensor.randn([1, 1, 6], { seed: 5 }))
     class Styled extends Flux2Adapter {
@@ -235,7 +239,7 @@ describe('a parameter of one’s own', () => {
       }
     }
     const adapter = new Styled(plain)
-    const { gradients } = await gradientsOf(adapter, model)
+    const { gradients } = await gradientsOf(adapter, model, { batch })
     expect(gradients.size).toBe(1)
     const gradient = values(gradients.get(style))
     const start = values(style.tensor)
@@ -248,7 +252,7 @@ describe('a parameter of one’s own', () => {
             [1, 1, 6],
           ),
         )
-        return (await gradientsOf(adapter, model)).loss
+        return (await gradientsOf(adapter, model, { batch })).loss
       }
       const slope = ((await lossAt((start[i] ?? 0) + h)) - (await lossAt((start[i] ?? 0) - h))) / (2 * h)
       style.assign(Tensor.fromFloat32(start, [1, 1, 6]))

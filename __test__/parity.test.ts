@@ -100,45 +100,57 @@ describe('schedule', () => {
 })
 
 describe('train', () => {
-  it.each(['train-lora-dev', 'train-lora-klein', 'train-full-klein'])('%s', async (name) => {
-    const parity = await Case.open(name)
-    const { transformer, mode, lora, steps, pipeline: flow, optimizer: o } = parity.info
-    const [adapters, weights] = split(parity.weights(), (weight) => weight.includes('.lora_'))
-    const model = await Flux2Transformer.fromConfig(transformer, { weights })
-    const parameters = mode === 'lora' ? await addLora(model, lora, adapters) : trainAll(model)
-    const pipeline = createPipeline(
-      'flux2',
-      { guidanceScale: flow.guidance_scale ?? 1, useGuidanceEmbeds: transformer.guidance_embeds },
-      { flowShift: flow.flow_shift, lossWeighting: flow.loss_weighting, cfgDropoutProb: 0 },
-    )
-    const { lr, beta1, beta2, eps, weight_decay: weightDecay } = o
-    const optimizer = new AdamW(parameters, { lr, beta1, beta2, eps, weightDecay })
-    const losses: number[] = []
-    for (let i = 0; i < steps; i += 1) {
-      const batch = {
-        imageLatents: parity.input(`image_latents.${i}`),
-        textEmbeddings: parity.input(`text_embeddings.${i}`),
-      }
-      const given = { noise: parity.input(`noise.${i}`), sigma: parity.input(`sigma.${i}`) }
-      const { loss, prediction, metrics } = await pipeline.step(model, batch, { ...given, step: i })
-      expect(loss.item()).toBeCloseTo(metrics.loss, 5)
-      losses.push(metrics.loss)
-      const gradients = await loss.backward()
-      const norm = await clipGradNorm(gradients, o.max_grad_norm)
-      if (i === 0) {
-        parity.expect('prediction.0', prediction, BOUND.forward)
-        parity.expect('grad_norm.0', scalar(norm), BOUND.gradient)
-        expect(gradients.size).toBe(parameters.length)
-        for (const parameter of parameters) {
-          parity.expect(`grad.0.${parameter.name}`, gradients.get(parameter) as Tensor, BOUND.gradient)
+  it.each(['train-lora-dev', 'train-lora-klein', 'train-full-klein', 'train-edit', 'train-edit-same'])(
+    '%s',
+    async (name) => {
+      const parity = await Case.open(name)
+      const { transformer, mode, lora, steps, pipeline: flow, optimizer: o } = parity.info
+      const [adapters, weights] = split(parity.weights(), (weight) => weight.includes('.lora_'))
+      const model = await Flux2Transformer.fromConfig(transformer, { weights })
+      const parameters = mode === 'lora' ? await addLora(model, lora, adapters) : trainAll(model)
+      const pipeline = createPipeline(
+        'flux2',
+        { guidanceScale: flow.guidance_scale ?? 1, useGuidanceEmbeds: transformer.guidance_embeds },
+        { flowShift: flow.flow_shift, lossWeighting: flow.loss_weighting, cfgDropoutProb: 0 },
+      )
+      const { lr, beta1, beta2, eps, weight_decay: weightDecay } = o
+      const optimizer = new AdamW(parameters, { lr, beta1, beta2, eps, weightDecay })
+      const losses: number[] = []
+      for (let i = 0; i < steps; i += 1) {
+        const batch = {
+          imageLatents: parity.input(`image_latents.${i}`),
+          textEmbeddings: parity.input(`text_embeddings.${i}`),
+          references: references(parity, i),
         }
+        const given = { noise: parity.input(`noise.${i}`), sigma: parity.input(`sigma.${i}`) }
+        const { loss, prediction, metrics } = await pipeline.step(model, batch, { ...given, step: i })
+        expect(loss.item()).toBeCloseTo(metrics.loss, 5)
+        losses.push(metrics.loss)
+        const gradients = await loss.backward()
+        const norm = await clipGradNorm(gradients, o.max_grad_norm)
+        if (i === 0) {
+          parity.expect('prediction.0', prediction, BOUND.forward)
+          parity.expect('grad_norm.0', scalar(norm), BOUND.gradient)
+          expect(gradients.size).toBe(parameters.length)
+          for (const parameter of parameters) {
+            parity.expect(`grad.0.${parameter.name}`, gradients.get(parameter) as Tensor, BOUND.gradient)
+          }
+        }
+        await optimizer.step(gradients)
       }
-      await optimizer.step(gradients)
-    }
-    parity.expect('loss', Tensor.fromFloat32(losses, [steps]), BOUND.forward)
-    for (const parameter of parameters) parity.expect(`final.${parameter.name}`, parameter.tensor, BOUND.gradient)
-    parity.finish()
-  })
+      parity.expect('loss', Tensor.fromFloat32(losses, [steps]), BOUND.forward)
+      for (const parameter of parameters) parity.expect(`final.${parameter.name}`, parameter.tensor, BOUND.gradient)
+      parity.finish()
+    },
+  )
+
+  /** `in.references.<step>.<sample>.<number>`, where the case has some. */
+  function references(parity: Case, step: number): Tensor[][] | undefined {
+    const names = parity.names(`in.references.${step}.`)
+    if (names.length === 0) return undefined
+    const of = (sample: number) => names.filter((name) => name.startsWith(`${sample}.`)).sort()
+    return [0, 1].map((sample) => of(sample).map((name) => parity.input(`references.${step}.${name}`)))
+  }
 
   async function addLora(
     model: Flux2Transformer,

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { sample, train } from '../src/index'
 import { cli, documents } from './helpers/cli'
 import { filesIn } from './helpers/files'
-import { pipeline, temporaryFolder } from './helpers/paths'
+import { cases, pipeline, temporaryFolder } from './helpers/paths'
 import { tinyRecipe } from './helpers/recipe'
 import { tensorsOf } from './helpers/safetensors'
 
@@ -35,6 +35,43 @@ describe('flowtune sample', () => {
       negative_text_embeddings: [1, expect.any(Number), 96],
     })
     expect(filesIn(folder)).toEqual(['a.png', 'a.safetensors'])
+  })
+
+  it('makes an image from others, which the dump holds too', async () => {
+    const folder = temporaryFolder()
+    const [out, dump] = [join(folder, 'a.png'), join(folder, 'a.safetensors')]
+    const [wide, tall] = ['wide.png', 'tall.png'].map((name) => join(cases, '..', 'edit', name)) as [string, string]
+    const args = ['sample', '--model', pipeline, '--prompt', 'x', '--size', '32', '--steps', '1']
+    const result = await cli([...args, '--reference', wide, '--reference', tall, '--out', out, '--dump', dump])
+    expect(result).toMatchObject({ status: 0 })
+    const shapes = Object.fromEntries(tensorsOf(dump).map(({ name, shape }) => [name, shape]))
+    // 101×70 and 70×95 pixels, cut to multiples of 16.
+    expect(shapes).toMatchObject({ 'reference_latents.0': [1, 128, 4, 6], 'reference_latents.1': [1, 128, 5, 4] })
+    const image = async (name: string, references: string[]) => {
+      const { path } = await sample({
+        ...REQUEST,
+        width: 32,
+        steps: 1,
+        prompt: 'x',
+        references,
+        out: join(folder, name),
+      })
+      return readFileSync(path)
+    }
+    expect(await image('b.png', [wide, tall])).toEqual(readFileSync(out))
+    expect(await image('c.png', [tall, wide])).not.toEqual(readFileSync(out))
+    expect(await image('d.png', [])).not.toEqual(readFileSync(out))
+  })
+
+  it('names a reference that is no image', async () => {
+    const folder = temporaryFolder()
+    const reference = join(folder, 'notes.txt')
+    writeFileSync(reference, 'not an image')
+    const args = ['sample', '--model', pipeline, '--prompt', 'x', '--size', '32', '--steps', '1']
+    const { status, stderr } = await cli([...args, '--reference', reference, '--out', join(folder, 'a.png')])
+    expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining(reference) })
+    expect(stderr).toMatch(/^error DATA_UNREADABLE: /m)
+    expect(filesIn(folder)).toEqual(['notes.txt'])
   })
 
   it.each(['--out', '--dump'])('refuses to write over a file that is there (%s)', async (option) => {

@@ -60,6 +60,9 @@ describe('ranks', () => {
     pipeline.step(model, batch, { noise: text })
     // @ts-expect-error one guidance per sample
     pipeline.step(model, { ...batch, guidance: text })
+    pipeline.step(model, { ...batch, references: [[latents, Tensor.zeros([128, 2, 3])], []] })
+    // @ts-expect-error a list for each sample
+    pipeline.step(model, { ...batch, references: [latents] })
   })
 })
 

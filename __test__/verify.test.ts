@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { VerifyReport } from '../src/index'
 import { cli } from './helpers/cli'
-import { cases, pipeline, temporaryFolder } from './helpers/paths'
+import { cases, pipeline, root, temporaryFolder } from './helpers/paths'
 import { perturb, remove, tensorsOf, writeTensors } from './helpers/safetensors'
 
 /** For each kind a case, and a tensor of it that is computed and not only copied. */
@@ -12,6 +12,7 @@ const PERTURBED = [
   ['adapter', 'adapter-klein', 'expect.img_ids'],
   ['schedule', 'schedule-shift3', 'expect.sigma.logit_normal'],
   ['train', 'train-lora-klein', 'expect.loss'],
+  ['train', 'train-edit', 'expect.prediction.0'],
   ['vae', 'vae', 'expect.decoded'],
   ['text', 'text-qwen3', 'expect.text_embeddings'],
   ['sample', 'sample-distilled', 'expect.image'],
@@ -69,6 +70,21 @@ describe('flowtune verify', () => {
       new Set(['text', 'input_ids', 'attention_mask', 'text_embeddings', 'negative_text_embeddings', 'image']),
     )
     expect(status).toBe(0)
+  }, 120_000)
+
+  it('passes a whole pipeline with reference images, and does not when one of them is another', async () => {
+    const folder = join(cases, '..', 'edit')
+    const { status, report } = await verify(folder)
+    expect(off(report)).toEqual([])
+    expect(status).toBe(0)
+    const copy = join(temporaryFolder(), 'edit')
+    cpSync(folder, copy, { recursive: true })
+    const expected = JSON.parse(readFileSync(join(copy, 'expect.json'), 'utf8'))
+    writeFileSync(join(copy, 'expect.json'), JSON.stringify({ ...expected, pipeline: join(root, 'models/flux2-tiny') }))
+    cpSync(join(copy, 'wide.png'), join(copy, 'tall.png'))
+    const changed = await verify(copy)
+    expect(changed.status).toBe(1)
+    expect(off(changed.report).map(({ name }) => name)).toEqual(['image.0'])
   }, 120_000)
 
   it.each(PERTURBED)('is off when one value of a case of kind %s (%s, %s) is', async (_kind, name, tensor) => {

@@ -34,6 +34,7 @@ export type {
 export { bsmntwTable, type TimeShiftType, timeShift } from './flow/time-shift'
 export type { JobStatus, RunOptions } from './job'
 export { AutoencoderKLFlux2 } from './models/autoencoder'
+export type { ReferenceLatents, ReferenceTokens } from './models/references'
 export { TextEncoder, type TokenizedPrompts, type TokenOptions } from './models/text-encoder'
 export {
   type Flux2Config,

@@ -94,6 +94,7 @@ export interface NativeSampleInputs {
   initialLatents: NativeTensor
   steps: number
   guidanceScale: number
+  references?: NativeTensor[][] | undefined
 }
 
 export interface NativeAutoencoder {
@@ -122,6 +123,7 @@ export interface NativeFlux2Adapter {
   unpackLatents(packed: NativeTensor, height: number, width: number): NativeTensor
   prepareLatentIds(height: number, width: number, batch: number): NativeTensor
   prepareTextIds(tokens: number, batch: number): NativeTensor
+  prepareImageIds(references: NativeTensor[]): NativeTensor
   prepareInputs(
     batch: NativeBatch,
     noisyLatents: NativeTensor,
@@ -138,6 +140,12 @@ export interface NativeInputs {
   imgIds: NativeTensor
   txtIds: NativeTensor
   guidance?: NativeTensor | undefined
+  references?: Array<NativeReferenceTokens | null | undefined> | undefined
+}
+
+export interface NativeReferenceTokens {
+  hiddenStates: NativeTensor
+  ids: NativeTensor
 }
 
 export interface NativeBatch {
@@ -145,6 +153,7 @@ export interface NativeBatch {
   textEmbeddings: NativeTensor
   lossMask?: NativeTensor | undefined
   guidance?: NativeTensor | undefined
+  references?: NativeTensor[][] | undefined
 }
 
 /** What all randomness of a step is a function of. */

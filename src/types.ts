@@ -224,6 +224,11 @@ export interface SampleOptions {
   prompt: string
   /** Default: the empty prompt. */
   negativePrompt?: string
+  /**
+   * Images to make it from, in the order in which the prompt speaks of them. Each is taken in its own size, its middle cut to
+   * multiples of 16 pixels; larger ones are scaled down to about 1024² pixels.
+   */
+  references?: string[]
   /** Pixels, multiples of 16. */
   width: number
   /** Pixels, a multiple of 16. */

@@ -42,10 +42,11 @@ export async function prepare(recipe: Recipe, run: RunOptions = {}): Promise<Pre
 
 /** Makes one image. */
 export async function sample(options: SampleOptions, run: RunOptions = {}): Promise<SampleSummary> {
-  const { model, transformer, lora, out, dump } = options
+  const { model, transformer, lora, out, dump, references = [] } = options
   const optional = { transformer, lora, dump }
   const given = Object.entries(optional).flatMap(([key, path]) => (path ? [[key, resolve(path)]] : []))
-  const paths = { model: resolve(model), out: resolve(out), ...Object.fromEntries(given) }
+  const files = references.map((path) => resolve(path))
+  const paths = { model: resolve(model), out: resolve(out), references: files, ...Object.fromEntries(given) }
   return runJob('sample', { ...options, ...paths }, run)
 }
 

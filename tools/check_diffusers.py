@@ -2,25 +2,28 @@
 """Check a flowtune model folder, and optionally a LoRA that flowtune wrote, against diffusers.
 
     flowtune sample --model DIR [--lora DIR] --prompt TEXT --out DIR --dump dump.safetensors
-    check_diffusers.py DIR [--lora DIR] --dump dump.safetensors
+    check_diffusers.py DIR [--lora DIR] [--reference a.png ..] --dump dump.safetensors
     check_diffusers.py DIR [--lora DIR] --prompt "red heart" --out image.png        # only load and sample
 
 With `--dump` it compares, all in float32 on the CPU:
   1. the embeddings that diffusers makes of the dump's prompt, and of "", with the dump's `text_embeddings` and
      `negative_text_embeddings` (bound: 1e-4 of the largest value),
-  2. the image that diffusers samples from the dump's `initial_latents` and embeddings with the dump's `image` (bound: 2/255),
+  2. with reference images, the latents that diffusers makes of them with the dump's `reference_latents.0`, .. (bound: 1e-4;
+     none for images of more than 1024² pixels, which two Lanczos filters scale down),
+  3. the image that diffusers samples from the dump's `initial_latents` and embeddings with the dump's `image` (bound: 2/255),
 and, with `--lora`, says how far the LoRA moved the image and at which scale alpha/rank diffusers applies it.
 Exit status 1 when a bound is passed, or when a LoRA key or a module found no partner.
 
 The dump holds `initial_latents [1, 128, H/16, W/16]`, `text_embeddings [1, S, D]`, `negative_text_embeddings [1, S, D]` (only when
-guided), `image [1, 3, H, W]` in 0..1, and in its header `steps`, `guidance_scale`, `height`, `width`, `prompt`, as JSON.
+guided), `reference_latents.N [1, 128, h, w]` of reference images, `image [1, 3, H, W]` in 0..1, and in its header `steps`, `guidance_scale`, `height`, `width`, `prompt`, as JSON.
 S is the number of text rows: min(512, the tokenizer's model_max_length). diffusers has to be told, as its own default is always 512.
 
-Needs (PyPI): torch diffusers transformers peft safetensors.
+Needs (PyPI): torch diffusers transformers peft safetensors pillow.
 """
 import argparse, json, logging, pathlib, sys
 
 import torch
+from PIL import Image
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -98,10 +101,10 @@ def load_lora(pipe, path, report):
     print(f"     LoRA: {len(layers)} modules, scale alpha/rank {scales}, metadata {'yes' if raw else 'no (scale 1)'}")
 
 
-def sample(pipe, facts, latents, text, negative):
+def sample(pipe, facts, images, latents, text, negative):
     guided = float(facts["guidance_scale"]) > 1 and not pipe.config.is_distilled
     return pipe(
-        prompt_embeds=text, negative_prompt_embeds=negative if guided else None, latents=latents, height=int(facts["height"]), width=int(facts["width"]),
+        image=images or None, prompt_embeds=text, negative_prompt_embeds=negative if guided else None, latents=latents, height=int(facts["height"]), width=int(facts["width"]),
         num_inference_steps=int(facts["steps"]), guidance_scale=float(facts["guidance_scale"]), output_type="pt").images
 
 
@@ -111,6 +114,36 @@ def compare(report, what, ours, theirs, bound, relative):
         return
     worst = (ours - theirs).abs().max().item()
     report.line(what + (", largest difference / largest value" if relative else ", largest difference"), worst / (theirs.abs().max().item() if relative else 1), bound)
+
+
+def check_references(pipe, images, x, report):
+    """What the pipeline makes of the images, taken from its own call."""
+    named = [x[f"reference_latents.{i}"] for i in range(len([k for k in x if k.startswith("reference_latents.")]))]
+    if len(named) != len(images):
+        report.fail(f"references: the dump has {len(named)}, --reference names {len(images)}")
+        return
+    if not images:
+        return
+    class Done(Exception):
+        pass
+    seen, encode = [], pipe._encode_vae_image
+    def watched(image, generator):
+        seen.append(encode(image=image, generator=generator))
+        if len(seen) == len(images):
+            raise Done
+        return seen[-1]
+    pipe._encode_vae_image = watched
+    try:
+        pipe(image=images, prompt_embeds=x["text_embeddings"], negative_prompt_embeds=x["text_embeddings"], num_inference_steps=1)
+    except Done:
+        pass
+    finally:
+        pipe._encode_vae_image = encode
+    for i, (ours, theirs, image) in enumerate(zip(named, seen, images)):
+        if image.width * image.height > 1024**2:
+            print(f"     latents of reference {i}, scaled down: largest difference / largest value {((ours - theirs).abs().max() / theirs.abs().max()).item():.3e}")
+            continue
+        compare(report, f"latents of reference {i}", ours, theirs.detach(), EMBEDDING_BOUND, True)
 
 
 def check_dump(pipe, a, report):
@@ -125,7 +158,9 @@ def check_dump(pipe, a, report):
     compare(report, "text embeddings", x["text_embeddings"], text, EMBEDDING_BOUND, True)
     if "negative_text_embeddings" in x:
         compare(report, "negative text embeddings", x["negative_text_embeddings"], negative, EMBEDDING_BOUND, True)
-    given = (facts, x["initial_latents"], x["text_embeddings"], x.get("negative_text_embeddings", negative))
+    images = [Image.open(path).convert("RGB") for path in a.reference]
+    check_references(pipe, images, x, report)
+    given = (facts, images, x["initial_latents"], x["text_embeddings"], x.get("negative_text_embeddings", negative))
     plain = sample(pipe, *given) if a.lora else None
     if a.lora:
         load_lora(pipe, a.lora, report)
@@ -142,6 +177,7 @@ def main():
     ap.add_argument("--lora", type=pathlib.Path, help="a folder with pytorch_lora_weights.safetensors, or such a file")
     ap.add_argument("--transformer", type=pathlib.Path, help="another transformer's folder, such as `flowtune merge` writes")
     ap.add_argument("--dump", type=pathlib.Path)
+    ap.add_argument("--reference", type=pathlib.Path, nargs="+", default=[], help="with --dump: the images that it was made from")
     ap.add_argument("--prompt", default="red heart", help="without --dump")
     ap.add_argument("--steps", type=int, default=20, help="without --dump")
     ap.add_argument("--guidance-scale", type=float, default=4.0, help="without --dump")

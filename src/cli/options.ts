@@ -23,6 +23,11 @@ export function positive(text: string): number {
   throw new InvalidArgumentError('Expected a number above 0.')
 }
 
+/** The values of an option that may be given more than once, in order. */
+export function collected(value: string, before: string[] = []): string[] {
+  return [...before, value]
+}
+
 /** `--dtype`: what the transformer computes in. */
 export function dtypeOption(description: string): Option {
   return new Option('--dtype <type>', description).choices(['float32', 'bfloat16']).default('float32')

@@ -3,7 +3,7 @@ import type { ComputeDtype, Quantization } from '../recipe-types'
 import { sample } from '../work'
 import { UsageError } from './exit'
 import { interruptible } from './interrupt'
-import { type CommonOptions, decimal, dtypeOption, integer, quantizationOption } from './options'
+import { type CommonOptions, collected, decimal, dtypeOption, integer, quantizationOption } from './options'
 import { Output } from './output'
 import { createProgress } from './progress'
 
@@ -13,6 +13,7 @@ interface SampleCliOptions extends CommonOptions {
   lora?: string
   prompt: string
   negative?: string
+  reference?: string[]
   size?: number
   width?: number
   height?: number
@@ -34,6 +35,7 @@ export function sampleCommand(): Command {
     .requiredOption('--out <file.png>', 'the image to write; must not exist')
     .option('--lora <path>', 'LoRA file or folder to apply')
     .option('--negative <text>', 'what to steer away from')
+    .option('--reference <image>', 'an image to make it from; may be given again, for the next', collected)
     .option('--size <pixels>', 'width and height, a multiple of 16', integer(16))
     .option('--width <pixels>', 'width, a multiple of 16', integer(16))
     .option('--height <pixels>', 'height, a multiple of 16', integer(16))
@@ -49,13 +51,15 @@ export function sampleCommand(): Command {
       `
 Examples:
   flowtune sample --model models/flux2-tiny --prompt "red heart" --size 64 --out heart.png
-  flowtune sample --model flux2-klein-base-4b --lora runs/mine/lora --prompt "my cat" --width 768 --height 512 --out cat.png`,
+  flowtune sample --model flux2-klein-base-4b --lora runs/mine/lora --prompt "my cat" --width 768 --height 512 --out cat.png
+  flowtune sample --model flux2-klein-base-4B --reference cat.png --reference hat.png --prompt "the cat of image 1 in the hat of image 2" --size 768 --out both.png`,
     )
     .action(async (options: SampleCliOptions) => {
       const output = new Output(options.json ?? false)
       const progress = createProgress(output)
-      const { negative, guidance, size, json, ...rest } = options
-      const request = { ...rest, ...dimensions(options), negativePrompt: negative, guidanceScale: guidance }
+      const { negative, reference, guidance, size, json, ...rest } = options
+      const renamed = { negativePrompt: negative, references: reference, guidanceScale: guidance }
+      const request = { ...rest, ...dimensions(options), ...renamed }
       const summary = await interruptible(output, (signal) =>
         sample(request, { signal, onEvent: (event) => progress.show(event) }),
       ).finally(() => progress.stop())

@@ -1,3 +1,4 @@
+import type { ReferenceLatents } from '../models/references'
 import type { Tensor } from '../tensor/tensor'
 
 /** A batch of training data. Adapters of one's own may ask for more: extend it. */
@@ -10,8 +11,12 @@ export interface Batch {
   lossMask?: Tensor<4>
   /** Guidance per sample, `[batch]`, instead of the adapter's. */
   guidance?: Tensor<1>
-  /** Per sample, latents of its reference images, float32 `[1, 128, h, w]` each. */
-  references?: Tensor<4>[][]
+  /**
+   * Per sample, the images that it is edited from, in order: latents without noise, float32 `[128, h, w]` or `[1, 128, h, w]`,
+   * of any size ({@link AutoencoderKLFlux2.encodeImages}). Samples may have different numbers of them, or none. The loss is on
+   * `imageLatents` alone.
+   */
+  references?: ReferenceLatents
 }
 
 /**

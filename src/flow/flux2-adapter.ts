@@ -1,4 +1,5 @@
 import { guard, guardAsync } from '../errors'
+import { referenceHandles, wrapReferenceTokens } from '../models/references'
 import type { Flux2Inputs, Flux2Transformer } from '../models/transformer'
 import { type NativeBatch, type NativeFlux2Adapter, native } from '../native'
 import { Tensor } from '../tensor/tensor'
@@ -36,7 +37,7 @@ export class Flux2Adapter<B extends Batch = Batch> extends ModelAdapter<Flux2Inp
 
   /** The keys of {@link Batch}. A subclass that takes more adds its own. */
   override get batchKeys(): readonly string[] | undefined {
-    return ['imageLatents', 'textEmbeddings', 'lossMask', 'guidance']
+    return ['imageLatents', 'textEmbeddings', 'lossMask', 'guidance', 'references']
   }
 
   /** `[batch, channels, height, width]` → `[batch, height·width, channels]`. */
@@ -60,7 +61,16 @@ export class Flux2Adapter<B extends Batch = Batch> extends ModelAdapter<Flux2Inp
   }
 
   /**
-   * The transformer's inputs for a batch, dropped captions replaced.
+   * int64 `[1, Σ height·width, 4]` for the references of one sample, `[128, height, width]` or `[1, 128, height, width]` each:
+   * rows (10 + 10·i, h, w, 0) of reference i, w fastest. After diffusers' `_prepare_image_ids`.
+   */
+  prepareImageIds(references: ReadonlyArray<Tensor<3> | Tensor<4>>): Tensor<3> {
+    return guard(() => Tensor.wrap(this.#handle.prepareImageIds(references.map((each) => Tensor.unwrap(each)))))
+  }
+
+  /**
+   * The transformer's inputs for a batch, dropped captions replaced. References stay beside the noisy tokens, one entry per
+   * sample, since samples may have different numbers of them.
    *
    * @throws FlowtuneError `SHAPE_MISMATCH`, naming the rank, when the latents are not 4-D
    */
@@ -82,6 +92,7 @@ export class Flux2Adapter<B extends Batch = Batch> extends ModelAdapter<Flux2Inp
       imgIds: Tensor.wrap(inputs.imgIds),
       txtIds: Tensor.wrap(inputs.txtIds),
       guidance: inputs.guidance && Tensor.wrap(inputs.guidance),
+      references: inputs.references?.map((tokens) => (tokens ? wrapReferenceTokens(tokens) : undefined)),
     }
   }
 
@@ -94,11 +105,12 @@ export class Flux2Adapter<B extends Batch = Batch> extends ModelAdapter<Flux2Inp
 }
 
 /** @internal A batch as the core takes it. */
-export function batchHandles({ imageLatents, textEmbeddings, lossMask, guidance }: Batch): NativeBatch {
+export function batchHandles({ imageLatents, textEmbeddings, lossMask, guidance, references }: Batch): NativeBatch {
   return {
     imageLatents: Tensor.unwrap(imageLatents),
     textEmbeddings: Tensor.unwrap(textEmbeddings),
     lossMask: lossMask && Tensor.unwrap(lossMask),
     guidance: guidance && Tensor.unwrap(guidance),
+    references: referenceHandles(references),
   }
 }

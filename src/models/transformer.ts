@@ -6,6 +6,7 @@ import { Parameter } from '../tensor/parameter'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
 import { Tensor } from '../tensor/tensor'
 import { type WatchOptions, watched } from '../watch'
+import { type ReferenceLatents, type ReferenceTokens, referenceHandles, referenceTokenHandles } from './references'
 
 /**
  * Geometry of a transformer, with the keys of diffusers' `transformer/config.json`. What is left out is FLUX.2 dev's.
@@ -63,6 +64,8 @@ export interface Flux2Inputs {
   txtIds: Tensor<3>
   /** float32 `[batch]`; absent when the model has no guidance embedding. */
   guidance?: Tensor<1>
+  /** Per sample, the reference images that it is edited from; absent when no sample has any. */
+  references?: ReadonlyArray<ReferenceTokens | undefined>
 }
 
 /** Options of {@link Flux2Transformer.forward}. */
@@ -92,6 +95,11 @@ export interface SampleLatentsOptions extends WatchOptions {
    * a guidance embedding). Default 4.
    */
   guidanceScale?: number
+  /**
+   * Per sample, the latents of the images that it is made from: {@link AutoencoderKLFlux2.encodeImages}. Guided and unguided
+   * predictions both see them.
+   */
+  references?: ReferenceLatents
 }
 
 /**
@@ -174,7 +182,8 @@ export class Flux2Transformer {
   }
 
   /**
-   * Predicts the velocity.
+   * Predicts the velocity, of the image that is made and not of references. Samples with equally many reference tokens run
+   * together.
    *
    * @returns `[batch, height·width, 128]`
    * @throws FlowtuneError `SHAPE_MISMATCH` naming the input that does not fit
@@ -187,6 +196,7 @@ export class Flux2Transformer {
       imgIds: Tensor.unwrap(inputs.imgIds),
       txtIds: Tensor.unwrap(inputs.txtIds),
       guidance: inputs.guidance && Tensor.unwrap(inputs.guidance),
+      references: inputs.references?.map((tokens) => tokens && referenceTokenHandles(tokens)),
     }
     const { activationCheckpointing, memoryBudget } = this
     const prediction = () => this.#handle.forward(handles, grad, activationCheckpointing, memoryBudget)
@@ -256,6 +266,7 @@ export class Flux2Transformer {
       initialLatents: Tensor.unwrap(options.initialLatents),
       steps,
       guidanceScale,
+      references: referenceHandles(options.references),
     }
     return Tensor.wrap(await watched(options, (cancel, onEvent) => this.#handle.sample(inputs, cancel, onEvent)))
   }

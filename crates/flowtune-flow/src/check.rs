@@ -6,6 +6,7 @@ use flowtune_engine::{DType, Error as EngineError, Tensor};
 use crate::context::Batch;
 use crate::error::{Error, Result};
 use crate::flow_matching::Given;
+use crate::references;
 
 /// Checks a batch and what is given with it. Returns the mask, expanded to the latents' shape.
 pub(crate) fn check(batch: &Batch, given: &Given) -> Result<Option<Tensor>> {
@@ -24,6 +25,7 @@ pub(crate) fn check(batch: &Batch, given: &Given) -> Result<Option<Tensor>> {
             shaped(tensor, argument, &[samples])?;
         }
     }
+    references::check(&batch.references, samples, latents.dim(1))?;
     if let Some(noise) = &given.noise {
         shaped(noise, "noise", latents.shape())?;
     }

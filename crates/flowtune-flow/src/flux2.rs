@@ -1,4 +1,4 @@
-//! The adapter of FLUX.2. Source: NeMo Automodel `flow_matching/adapters/flux2.py`.
+//! The adapter of FLUX.2. Source: NeMo Automodel `flow_matching/adapters/flux2.py`, and diffusers for references.
 
 use flowtune_engine::ops::layout;
 use flowtune_engine::{Error as EngineError, Tape, Tensor, Var};
@@ -7,8 +7,9 @@ use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer};
 use crate::adapter::ModelAdapter;
 use crate::context::FlowMatchingContext;
 use crate::error::Result;
+use crate::references;
 
-/// Packs latents, numbers positions, passes guidance.
+/// Packs latents, numbers positions, passes guidance, and hands the model the references that a sample is edited from.
 ///
 /// ```
 /// use flowtune_engine::Tensor;
@@ -70,6 +71,15 @@ impl Flux2Adapter {
         ids((0..tokens as i64).map(|l| [0, 0, 0, l]).collect(), batch)
     }
 
+    /// int64 `[1, Σ h·w, 4]` for one sample's references `[1, 128, h, w]` or `[128, h, w]`: rows (T = 10 + 10·i, h, w, L = 0)
+    /// of reference i, w fastest. Source: diffusers `_prepare_image_ids`.
+    ///
+    /// # Errors
+    /// `SHAPE_MISMATCH` when a reference has another rank.
+    pub fn prepare_image_ids(&self, references: &[Tensor]) -> Result<Tensor> {
+        references::position_ids(references)
+    }
+
     fn guidance(&self, context: &FlowMatchingContext, batch: usize) -> Option<Tensor> {
         self.use_guidance_embeds.then(|| {
             let given = context.batch.guidance.clone();
@@ -80,7 +90,7 @@ impl Flux2Adapter {
 
 impl ModelAdapter for Flux2Adapter {
     fn prepare_inputs(&self, context: &FlowMatchingContext) -> Result<Flux2Inputs> {
-        let &[batch, _, h, w] = context.noisy_latents.shape() else {
+        let &[batch, channels, h, w] = context.noisy_latents.shape() else {
             let got = context.noisy_latents.shape();
             return Err(EngineError::Shape {
                 op: "Flux2Adapter.prepare_inputs",
@@ -98,6 +108,7 @@ impl ModelAdapter for Flux2Adapter {
             txt_ids: self.prepare_text_ids(text.dim(1), batch)?,
             encoder_hidden_states: Var::constant(text),
             guidance: self.guidance(context, batch),
+            references: references::tokens(&context.batch.references, batch, channels)?,
         })
     }
 

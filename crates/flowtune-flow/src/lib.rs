@@ -13,6 +13,7 @@ mod metrics;
 mod options;
 mod pipeline;
 pub mod random;
+mod references;
 pub mod sampling;
 pub mod shift;
 pub mod timesteps;

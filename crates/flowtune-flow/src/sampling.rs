@@ -27,6 +27,7 @@
 //!     initial_latents: normal_batch(7, 0, 0, Purpose::Noise, &[1, 8, 3, 2])?,
 //!     steps: 4,
 //!     guidance_scale: 1.0,
+//!     references: Vec::new(),
 //! };
 //! let latents = sample(&model, &inputs, &mut |step| {
 //!     println!("step {step}");
@@ -37,10 +38,11 @@
 //! ```
 
 use flowtune_engine::{Tape, Tensor, Var};
-use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer};
+use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer, ReferenceTokens};
 
 use crate::error::{Error, Result};
 use crate::flux2::Flux2Adapter;
+use crate::references;
 
 /// μ of the noise schedule, fitted by BFL over image tokens and steps (`compute_empirical_mu`).
 pub fn empirical_mu(tokens: usize, steps: usize) -> f64 {
@@ -80,6 +82,9 @@ pub struct SampleInputs {
     /// Scale of classifier-free guidance (with negative embeddings, above 1), or the guidance that the model
     /// is told (with a guidance embedding).
     pub guidance_scale: f64,
+    /// Latents of reference images, as in [`Batch::references`](crate::Batch::references). The guided and the unguided
+    /// prediction both see them; the noise schedule does not count their tokens.
+    pub references: Vec<Vec<Tensor>>,
 }
 
 /// Runs the sampler. Returns patchified, BN-normalised latents `[batch, 128, H/16, W/16]`. `on_step` is called
@@ -118,13 +123,14 @@ struct Denoiser<'a> {
     img_ids: Tensor,
     txt_ids: Tensor,
     guidance: Option<Tensor>,
+    references: Vec<Option<ReferenceTokens>>,
 }
 
 impl<'a> Denoiser<'a> {
     fn new(model: &'a Flux2Transformer, inputs: &'a SampleInputs) -> Result<Self> {
         let use_guidance_embeds = model.config().guidance_embeds;
         let adapter = Flux2Adapter { guidance_scale: inputs.guidance_scale, use_guidance_embeds };
-        let &[batch, _, h, w] = inputs.initial_latents.shape() else {
+        let &[batch, channels, h, w] = inputs.initial_latents.shape() else {
             adapter.pack_latents(&inputs.initial_latents)?;
             return Err(Error::Invalid("initial_latents must have four dimensions".to_owned()));
         };
@@ -137,6 +143,7 @@ impl<'a> Denoiser<'a> {
             img_ids: adapter.prepare_latent_ids(h, w, batch)?,
             txt_ids: adapter.prepare_text_ids(inputs.text_embeddings.dim(1), batch)?,
             guidance: use_guidance_embeds.then(|| Tensor::full(inputs.guidance_scale as f32, &[batch])),
+            references: references::tokens(&inputs.references, batch, channels)?,
         })
     }
 
@@ -163,6 +170,7 @@ impl<'a> Denoiser<'a> {
             img_ids: self.img_ids.clone(),
             txt_ids: self.txt_ids.clone(),
             guidance: self.guidance.clone(),
+            references: self.references.clone(),
         };
         Ok(self.model.forward(&Tape::inference(), &inputs)?.into_tensor())
     }

@@ -17,7 +17,7 @@ use serde::de::value::Error as NameError;
 
 use crate::error::{Failure, Result, guarded, to_json};
 use crate::executor::promise;
-use crate::tensor::{Tensor, TensorField, optional, optional_field};
+use crate::tensor::{Tensor, TensorField, nested_fields, optional, optional_field};
 
 /// Draws noise levels, forms the step's tensors, and the loss.
 #[napi]
@@ -169,6 +169,8 @@ pub struct BatchTensors {
     pub loss_mask: Option<TensorField>,
     /// `[batch]`.
     pub guidance: Option<TensorField>,
+    /// Per sample, `[128, h, w]` or `[1, 128, h, w]` each.
+    pub references: Option<Vec<Vec<TensorField>>>,
 }
 
 impl BatchTensors {
@@ -179,7 +181,7 @@ impl BatchTensors {
             text_embeddings: self.text_embeddings.get()?,
             loss_mask: optional_field(self.loss_mask)?,
             guidance: optional_field(self.guidance)?,
-            references: Vec::new(),
+            references: nested_fields(self.references)?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `Flux2Adapter`.
 
 use flowtune_flow::{FlowMatchingContext, Flux2Adapter as FlowAdapter, ModelAdapter};
-use flowtune_models::transformer::Flux2Inputs;
+use flowtune_models::transformer::{Flux2Inputs, ReferenceTokens};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -42,6 +42,23 @@ pub struct PreparedInputs {
     pub txt_ids: Tensor,
     /// float32 `[batch]`, for models with a guidance embedding.
     pub guidance: Option<Tensor>,
+    /// Per sample, the images that it is edited from; empty when no sample has any.
+    pub references: Vec<Option<References>>,
+}
+
+/// Reference images of one sample.
+#[napi(object, object_from_js = false)]
+pub struct References {
+    /// `[tokens, 128]`.
+    pub hidden_states: Tensor,
+    /// int64 `[tokens, 4]`.
+    pub ids: Tensor,
+}
+
+impl From<ReferenceTokens> for References {
+    fn from(ReferenceTokens { hidden_states, ids }: ReferenceTokens) -> Self {
+        Self { hidden_states: hidden_states.into(), ids: ids.into() }
+    }
 }
 
 impl From<Flux2Inputs> for PreparedInputs {
@@ -53,6 +70,7 @@ impl From<Flux2Inputs> for PreparedInputs {
             img_ids: inputs.img_ids.into(),
             txt_ids: inputs.txt_ids.into(),
             guidance: inputs.guidance.map(Tensor::from),
+            references: inputs.references.into_iter().map(|r| r.map(References::from)).collect(),
         }
     }
 }
@@ -91,6 +109,15 @@ impl Flux2Adapter {
     #[napi]
     pub fn prepare_text_ids(&self, tokens: u32, batch: u32) -> Result<Tensor> {
         guarded(|| Ok(self.inner.prepare_text_ids(tokens as usize, batch as usize)?.into()))
+    }
+
+    /// int64 `[1, Σ h·w, 4]` for one sample's references, rows (10 + 10·i, h, w, 0), w fastest.
+    #[napi]
+    pub fn prepare_image_ids(&self, references: Vec<&Tensor>) -> Result<Tensor> {
+        guarded(|| {
+            let references = references.into_iter().map(Tensor::get).collect::<Result<Vec<_>, _>>()?;
+            Ok(self.inner.prepare_image_ids(&references)?.into())
+        })
     }
 
     /// A promise of the transformer's inputs for a batch.

@@ -60,6 +60,12 @@ pub fn optional_field(field: Option<TensorField>) -> Result<Option<EngineTensor>
     field.map(TensorField::get).transpose()
 }
 
+/// The tensors of a list of lists.
+pub fn nested_fields(fields: Option<Vec<Vec<TensorField>>>) -> Result<Vec<Vec<EngineTensor>>, Failure> {
+    let lists = fields.unwrap_or_default().into_iter();
+    lists.map(|fields| fields.into_iter().map(TensorField::get).collect()).collect()
+}
+
 impl TypeName for TensorField {
     fn type_name() -> &'static str {
         "Tensor"

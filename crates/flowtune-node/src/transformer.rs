@@ -7,7 +7,7 @@ use flowtune_engine::{Keep, Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
 use flowtune_models::lora::{adapters, add_lora, load_lora, lora_params, remove_lora, save_lora};
-use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer};
+use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer, ReferenceTokens};
 use flowtune_train::{load_options, lora_options, transformer_config};
 use napi::Env;
 use napi::bindgen_prelude::Object;
@@ -18,7 +18,7 @@ use crate::executor::promise;
 use crate::optimizer::by_name;
 use crate::parameter::Parameter;
 use crate::progress::{CancelToken, EventCallback, control};
-use crate::tensor::{Tensor, TensorField, dtype_named, optional_field};
+use crate::tensor::{Tensor, TensorField, dtype_named, nested_fields, optional_field};
 
 /// The transformer with its weights and, if it has some, its adapters.
 #[napi]
@@ -41,6 +41,23 @@ pub struct InputTensors {
     pub txt_ids: TensorField,
     /// `[batch]`.
     pub guidance: Option<TensorField>,
+    /// Per sample, the images that it is edited from.
+    pub references: Option<Vec<Option<ReferenceFields>>>,
+}
+
+/// See [`ReferenceTokens`].
+#[napi(object, object_to_js = false)]
+pub struct ReferenceFields {
+    /// `[tokens, 128]`.
+    pub hidden_states: TensorField,
+    /// `[tokens, 4]`.
+    pub ids: TensorField,
+}
+
+impl ReferenceFields {
+    fn get(self) -> Result<ReferenceTokens, Failure> {
+        Ok(ReferenceTokens { hidden_states: self.hidden_states.get()?, ids: self.ids.get()? })
+    }
 }
 
 #[napi]
@@ -100,9 +117,11 @@ impl Flux2Transformer {
         let tracked = (inputs.hidden_states.value(), inputs.encoder_hidden_states.value());
         let ids = (inputs.img_ids.get(), inputs.txt_ids.get());
         let scalars = (inputs.timestep.get(), optional_field(inputs.guidance));
+        let references = inputs.references.unwrap_or_default().into_iter();
+        let references: Result<Vec<_>, Failure> = references.map(|r| r.map(ReferenceFields::get).transpose()).collect();
         let model = Arc::clone(&self.inner);
         promise(env, move || {
-            let (hidden_states, encoder_hidden_states) = (tracked.0?, tracked.1?);
+            let (hidden_states, encoder_hidden_states, references) = (tracked.0?, tracked.1?, references?);
             let (img_ids, txt_ids, timestep, guidance) = (ids.0?, ids.1?, scalars.0?, scalars.1?);
             let tape = match (grad, memory_budget, activation_checkpointing) {
                 (false, ..) => Tape::inference(),
@@ -112,7 +131,15 @@ impl Flux2Transformer {
             };
             let outputs = Value::apply(tape, &[&hidden_states, &encoder_hidden_states], |tape, vars| {
                 let (hidden_states, encoder_hidden_states) = (vars[0].clone(), vars[1].clone());
-                let inputs = Flux2Inputs { hidden_states, encoder_hidden_states, timestep, img_ids, txt_ids, guidance };
+                let inputs = Flux2Inputs {
+                    hidden_states,
+                    encoder_hidden_states,
+                    timestep,
+                    img_ids,
+                    txt_ids,
+                    guidance,
+                    references,
+                };
                 Ok::<_, flowtune_models::Error>(vec![model.forward(tape, &inputs)?])
             })?;
             let prediction = outputs.into_iter().next().map(Tensor::from);
@@ -196,6 +223,8 @@ pub struct SampleTensors {
     pub steps: u32,
     /// Scale of the guidance.
     pub guidance_scale: f64,
+    /// Per sample, `[128, h, w]` or `[1, 128, h, w]` each.
+    pub references: Option<Vec<Vec<TensorField>>>,
 }
 
 impl SampleTensors {
@@ -206,6 +235,7 @@ impl SampleTensors {
             initial_latents: self.initial_latents.get()?,
             steps: self.steps as usize,
             guidance_scale: self.guidance_scale,
+            references: nested_fields(self.references)?,
         })
     }
 }

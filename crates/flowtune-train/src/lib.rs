@@ -19,6 +19,7 @@ mod plan;
 pub mod plot;
 mod prepare;
 mod recipe;
+mod reference;
 pub mod report;
 mod run;
 mod run_folder;

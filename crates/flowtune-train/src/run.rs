@@ -250,6 +250,7 @@ impl<'a> Run<'a> {
                 initial_latents: normal_batch(validation.sample_seed, 0, i as u64, Purpose::InitialLatents, &shape)?,
                 steps: validation.sample_steps,
                 guidance_scale: validation.sample_guidance,
+                references: Vec::new(),
             };
             let stage = format!("sampling image {} of {}", i + 1, validation.prompts.len());
             let image = match render(&self.model, &vae, &inputs, &stage, self.control) {

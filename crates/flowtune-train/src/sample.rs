@@ -19,6 +19,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::imaging::image_from_decoded;
 use crate::output_path::must_be_free;
+use crate::reference::load_reference;
 
 /// What `sample` is asked for.
 #[derive(Debug, Deserialize)]
@@ -35,6 +36,9 @@ pub struct SampleOptions {
     /// What to move away from.
     #[serde(default)]
     pub negative_prompt: String,
+    /// Images to make it from, in the order in which the prompt speaks of them.
+    #[serde(default)]
+    pub references: Vec<PathBuf>,
     /// Pixels, a multiple of 16.
     pub width: usize,
     /// Pixels, a multiple of 16.
@@ -74,14 +78,19 @@ pub struct SampleSummary {
 /// Makes one image.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` when a size is no multiple of 16 or `out` exists; those of reading the model.
+/// `INVALID_ARGUMENT` when a size is no multiple of 16 or `out` exists; `DATA_UNREADABLE` for a reference that is no image;
+/// those of reading the model.
 pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary> {
     let start = Instant::now();
     check(&options)?;
+    let references = options.references.iter().map(|path| load_reference(path)).collect::<Result<Vec<_>>>()?;
     let folder = ModelFolder::open(&options.model)?.with_transformer(options.transformer.as_deref());
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;
+    let vae = folder.vae()?;
+    let references = references.iter().map(|image| Ok(vae.image_latents(&vae.encode(image)?)?));
+    let references = references.collect::<Result<Vec<_>>>()?;
     let model =
         folder.transformer(Precision { dtype: options.dtype, quantization: options.quantization, trainable: false })?;
     if let Some(lora) = &options.lora {
@@ -95,8 +104,9 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
         initial_latents: normal_batch(options.seed, 0, 0, Purpose::InitialLatents, &shape)?,
         steps: options.steps.unwrap_or(if distilled { 4 } else { 28 }),
         guidance_scale: options.guidance_scale.unwrap_or(if distilled { 1.0 } else { 4.0 }),
+        references: vec![references],
     };
-    let image = render(&model, &folder.vae()?, &inputs, "sampling", control)?;
+    let image = render(&model, &vae, &inputs, "sampling", control)?;
     save_png(&image.reshape(&image.shape()[1..])?, &options.out)?;
     if let Some(dump) = &options.dump {
         write_dump(dump, &options, &inputs, &embeddings.rows(1, 1)?, &image)?;
@@ -160,12 +170,14 @@ fn write_dump(
     negative: &Tensor,
     image: &Tensor,
 ) -> Result<()> {
-    let tensors = [
+    let mut tensors = vec![
         ("initial_latents".to_owned(), inputs.initial_latents.clone()),
         ("text_embeddings".to_owned(), inputs.text_embeddings.clone()),
         ("negative_text_embeddings".to_owned(), negative.clone()),
         ("image".to_owned(), image.clone()),
     ];
+    let references = inputs.references.iter().flatten().enumerate();
+    tensors.extend(references.map(|(i, latents)| (format!("reference_latents.{i}"), latents.clone())));
     let info = json!({
         "prompt": options.prompt,
         "negative_prompt": options.negative_prompt,

@@ -32,7 +32,7 @@ fn every_case_is_within_its_bounds() {
     }
     let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_eq!(report.cases.len(), 13);
+    assert_eq!(report.cases.len(), 15);
 }
 
 /// Losses and directions of gradients of every training case; bounds in `verify/case.rs`.
@@ -41,7 +41,7 @@ fn training_cases(quantization: Quantization) {
     let report = verify(options, &Control::default()).unwrap();
     let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_eq!(report.cases.len(), 3);
+    assert_eq!(report.cases.len(), 5);
 }
 
 #[test]
@@ -54,17 +54,23 @@ fn gradients_over_an_int8_base_point_where_the_references_do() {
     training_cases(Quantization::Int8);
 }
 
-#[test]
-fn the_whole_pipeline_is_within_its_bounds() {
+/// Everything of a model folder, and the number of tensors that were compared.
+fn whole_pipeline(name: &str) -> usize {
     let report = verify(
-        VerifyOptions {
-            paths: vec![fixtures("pipeline")],
-            dtype: ComputeDtype::Float32,
-            quantization: Quantization::None,
-        },
+        VerifyOptions { paths: vec![fixtures(name)], dtype: ComputeDtype::Float32, quantization: Quantization::None },
         &Control::default(),
     )
     .unwrap();
     assert!(report.ok, "{}", describe(&report.cases[0]));
-    assert_eq!(report.cases[0].tensors.len(), 12);
+    report.cases[0].tensors.len()
+}
+
+#[test]
+fn the_whole_pipeline_is_within_its_bounds() {
+    assert_eq!(whole_pipeline("pipeline"), 12);
+}
+
+#[test]
+fn an_image_made_from_references_is_within_its_bound() {
+    assert_eq!(whole_pipeline("edit"), 6);
 }

@@ -8,6 +8,7 @@ mod files;
 mod geometry;
 mod modulation;
 mod positions;
+mod references;
 mod single;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use flowtune_engine::{DType, Param, Tape, Tensor, Var};
 
 pub use config::Flux2Config;
 pub use files::WeightShape;
+pub use references::ReferenceTokens;
 
 use crate::error::{Result, layout_error};
 use crate::linear::Linear;
@@ -43,6 +45,8 @@ pub struct Flux2Inputs {
     pub txt_ids: Tensor,
     /// Guidance scale, `[batch]`; for models with a guidance embedding.
     pub guidance: Option<Tensor>,
+    /// Per sample, the reference images that it is edited from. They get no gradient. Empty when no sample has any.
+    pub references: Vec<Option<ReferenceTokens>>,
 }
 
 /// The FLUX.2 transformer.
@@ -152,11 +156,17 @@ impl Flux2Transformer {
         out
     }
 
-    /// The prediction, `[batch, tokens, 128]`, in the type of the latents. Each block is a checkpoint of the tape.
+    /// The prediction, `[batch, tokens, 128]`, in the type of the latents, without that of reference tokens. Samples with
+    /// equally many of those run together. Each block is a checkpoint of the tape.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the inputs do not fit the model.
     pub fn forward(&self, tape: &Tape, inputs: &Flux2Inputs) -> Result<Var> {
+        references::predict(tape, inputs, |inputs, tokens| self.predict(tape, inputs, tokens))
+    }
+
+    /// The prediction for the first `tokens` image tokens of sequences of one length.
+    fn predict(&self, tape: &Tape, inputs: &Flux2Inputs, tokens: usize) -> Result<Var> {
         let c = &self.config;
         let outer = inputs.hidden_states.tensor().dtype();
         let compute = self.compute.unwrap_or(outer);
@@ -171,7 +181,7 @@ impl Flux2Transformer {
         )?;
         let image = self.x_embedder.forward_wide(tape, &tape.cast(&inputs.hidden_states, compute)?)?;
         let text = self.context_embedder.forward_wide(tape, &tape.cast(&inputs.encoder_hidden_states, compute)?)?;
-        let counts = [text.tensor().dim(1), image.tensor().dim(1)];
+        let text_tokens = text.tensor().dim(1);
 
         // The residual stream stays in float32 when the blocks compute in bfloat16.
         let mut state = vec![image, text];
@@ -191,7 +201,7 @@ impl Flux2Transformer {
             state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope, compute))?;
         }
 
-        let image = tape.split_tokens(&state[0], &counts)?.remove(1);
+        let image = tape.narrow(&state[0], 1, text_tokens, tokens)?;
         // diffusers `AdaLayerNormContinuous`: scale first, then shift.
         let out = modulate(tape, &self.norm_out, &activated, 2)?;
         let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps, compute)?;

@@ -77,6 +77,7 @@ pub(super) fn sample(case: &Case) -> Result<()> {
         initial_latents: case.input("initial_latents")?,
         steps: info.steps,
         guidance_scale: info.guidance_scale.unwrap_or(1.0),
+        references: Vec::new(),
     };
     if inputs.initial_latents.shape()[2..] != [info.height / 16, info.width / 16] {
         return Err(Error::layout(case.folder(), "initial_latents do not have the size of the image"));

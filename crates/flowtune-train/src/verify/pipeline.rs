@@ -1,6 +1,6 @@
-//! A whole model folder: template, token ids, embeddings, image.
+//! A whole model folder: template, token ids, embeddings, image, with reference images or without.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flowtune_flow::sampling::{SampleInputs, sample};
 use flowtune_models::{ModelFolder, read_safetensors};
@@ -10,6 +10,7 @@ use super::TensorCheck;
 use super::case::{EXACT, FORWARD, compare, extremes};
 use crate::error::{Error, Result};
 use crate::imaging::image_from_decoded;
+use crate::reference::load_reference;
 use flowtune_engine::{DType, Tensor};
 
 /// Bound of images in 0..1.
@@ -18,7 +19,14 @@ const IMAGE: f64 = 2.0 / 255.0;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expect {
+    /// The model, from the case's folder.
+    #[serde(default = "beside")]
+    pipeline: PathBuf,
     runs: Vec<Run>,
+}
+
+fn beside() -> PathBuf {
+    "pipeline".into()
 }
 
 #[derive(Deserialize)]
@@ -30,6 +38,9 @@ struct Run {
     steps: usize,
     guidance_scale: f64,
     text: String,
+    /// Image files in the case's folder.
+    #[serde(default)]
+    references: Vec<PathBuf>,
 }
 
 /// Names of a run's tensors in `expect.safetensors`, each followed by the run's number.
@@ -48,7 +59,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
     if let Some(unknown) = tensors.keys().find(|n| !known(n)) {
         return Err(Error::layout(folder, format!("expect.safetensors holds {unknown}, which means nothing here")));
     }
-    let model = ModelFolder::open(folder.join("pipeline"))?;
+    let model = ModelFolder::open(folder.join(expect.pipeline))?;
     let (tokenizer, encoder) = (model.tokenizer()?, model.text_encoder()?);
     let (transformer, vae) = (model.transformer(flowtune_models::Precision::FLOAT32)?, model.vae()?);
     let mut checks = Vec::new();
@@ -75,12 +86,18 @@ pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
         if initial_latents.shape()[2..] != [run.height / 16, run.width / 16] {
             return Err(Error::layout(folder, format!("initial_latents.{i} do not have the size of the image")));
         }
+        let references = run.references.iter().map(|file| {
+            let image = load_reference(&folder.join(file))?;
+            Ok(vae.image_latents(&vae.encode(&image)?)?)
+        });
+        let references = references.collect::<Result<Vec<_>>>()?;
         let inputs = SampleInputs {
             text_embeddings: positive,
             negative_text_embeddings: Some(negative),
             initial_latents,
             steps: run.steps,
             guidance_scale: run.guidance_scale,
+            references: vec![references],
         };
         let latents = sample(&transformer, &inputs, &mut |_| Ok(()))?;
         let image = image_from_decoded(&vae.decode(&vae.vae_latents(&latents)?)?)?;

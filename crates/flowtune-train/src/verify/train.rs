@@ -151,13 +151,27 @@ fn pipeline(info: &Info) -> FlowMatchingPipeline<Flux2Adapter> {
 }
 
 fn batch(case: &Case, i: usize) -> Result<Batch> {
+    let image_latents = case.input(&format!("image_latents.{i}"))?;
     Ok(Batch {
-        image_latents: case.input(&format!("image_latents.{i}"))?,
+        references: references(case, i, image_latents.dim(0))?,
+        image_latents,
         text_embeddings: case.input(&format!("text_embeddings.{i}"))?,
         loss_mask: None,
         guidance: None,
-        references: Vec::new(),
     })
+}
+
+/// `in.references.<step>.<sample>.<number>`, where the case has some.
+fn references(case: &Case, step: usize, samples: usize) -> Result<Vec<Vec<Tensor>>> {
+    let names = case.names(&format!("in.references.{step}."));
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let of_sample = |sample: usize| {
+        let numbers = (0..).map(|number| format!("{sample}.{number}")).take_while(|name| names.contains(name));
+        numbers.map(|name| case.input(&format!("references.{step}.{name}"))).collect()
+    };
+    (0..samples).map(of_sample).collect()
 }
 
 fn expect_gradients(case: &Case, params: &[Param], gradients: &Gradients) -> Result<()> {

@@ -1,0 +1,112 @@
+//! Reference images of an edit: from files to latents.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use flowtune_data::{Error as DataError, Size, decode_image};
+use flowtune_engine::{Tape, Tensor, Var};
+use image::{ImageDecoder, ImageReader};
+
+use crate::error::Result;
+
+/// Larger images are scaled down to so many pixels.
+const MAX_PIXELS: usize = 1024 * 1024;
+/// Sides are cut to a multiple of this: 8 of the VAE times 2 of the patches.
+const MULTIPLE: usize = 16;
+
+/// Pixels of a reference image, `[1, 3, height, width]` in −1..1, as diffusers' `Flux2Pipeline` prepares them: in its own
+/// size, or scaled down to about 1024² pixels if it has more, the middle cut out so that the sides are multiples of 16.
+/// Where scaling changes the proportions by a fraction of a pixel, diffusers stretches and this cuts.
+///
+/// # Errors
+/// `DATA_UNREADABLE` naming the file when it is no image, or has less than 16 pixels on a side.
+pub(crate) fn load_reference(path: &Path) -> Result<Tensor> {
+    let bytes = fs::read(path).map_err(|e| DataError::unreadable(path, format!("cannot be read ({e})")))?;
+    let scaled = at_most(upright_size(&bytes, path)?, MAX_PIXELS);
+    let cut = |side: usize| side / MULTIPLE * MULTIPLE;
+    let (width, height) = (cut(scaled.width), cut(scaled.height));
+    if width == 0 || height == 0 {
+        let reason = format!("has too few pixels for a reference image; {MULTIPLE} on each side are the least");
+        return Err(DataError::unreadable(path, reason).into());
+    }
+    let (tape, image) = (Tape::inference(), Var::constant(decode_image(&bytes, path, scaled)?));
+    let image = tape.narrow(&image, 1, (scaled.height - height) / 2, height)?;
+    let image = tape.narrow(&image, 2, (scaled.width - width) / 2, width)?;
+    Ok(image.tensor().reshape(&[1, 3, height, width])?)
+}
+
+/// `size`, or the size of about `pixels` with the same proportions if that has less.
+fn at_most(size: Size, pixels: usize) -> Size {
+    let own = size.width * size.height;
+    if own <= pixels {
+        return size;
+    }
+    let scale = (pixels as f64 / own as f64).sqrt();
+    let scaled = |side: usize| (side as f64 * scale) as usize;
+    Size { width: scaled(size.width), height: scaled(size.height) }
+}
+
+/// Width and height after turning upright, from the header alone.
+fn upright_size(bytes: &[u8], path: &Path) -> Result<Size> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let decoder = reader.map_err(image::ImageError::IoError).and_then(ImageReader::into_decoder);
+    let mut decoder =
+        decoder.map_err(|e| DataError::unreadable(path, format!("is not an image that can be read ({e})")))?;
+    let (width, height) = decoder.dimensions();
+    let turned = decoder.orientation().is_ok_and(|o| o.to_exif() >= 5);
+    let (width, height) = if turned { (height, width) } else { (width, height) };
+    Ok(Size { width: width as usize, height: height as usize })
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtune_data::save_png;
+
+    use super::*;
+
+    fn size(width: usize, height: usize) -> Size {
+        Size { width, height }
+    }
+
+    #[test]
+    fn large_images_keep_their_proportions_and_small_ones_their_size() {
+        assert_eq!(at_most(size(1024, 1024), MAX_PIXELS), size(1024, 1024));
+        assert_eq!(at_most(size(70, 90), MAX_PIXELS), size(70, 90));
+        // diffusers `_resize_to_target_area`, which truncates.
+        assert_eq!(at_most(size(4000, 3000), MAX_PIXELS), size(1182, 886));
+        assert_eq!(at_most(size(3000, 4000), MAX_PIXELS), size(886, 1182));
+    }
+
+    #[test]
+    fn the_middle_is_cut_out_and_not_scaled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        // Each pixel has a grey of its own: 8 bits of (y, x).
+        let value = |x: usize, y: usize| ((x + 7 * y) % 256) as f32 / 255.0;
+        let pixels = (0..3).flat_map(|_| (0..21).flat_map(|y| (0..37).map(move |x| value(x, y))));
+        save_png(&Tensor::from_vec(pixels.collect(), &[3, 21, 37]).unwrap(), &path).unwrap();
+        let got = load_reference(&path).unwrap();
+        assert_eq!(got.shape(), [1, 3, 16, 32]);
+        // 37 → 32 leaves 2 to the left and 3 to the right, 21 → 16 likewise.
+        for (i, got) in got.as_slice::<f32>().unwrap()[..16 * 32].iter().enumerate() {
+            let want = value(i % 32 + 2, i / 32 + 2) * 2.0 - 1.0;
+            assert!((got - want).abs() < 1e-5, "pixel {i}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_or_too_small_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let missing = load_reference(&path).unwrap_err();
+        fs::write(&path, "no image").unwrap();
+        let text = load_reference(&path).unwrap_err();
+        save_png(&Tensor::full(0.5f32, &[3, 15, 40]), &path).unwrap();
+        let small = load_reference(&path).unwrap_err();
+        for (error, words) in [(missing, "cannot be read"), (text, "not an image"), (small, "too few pixels")] {
+            assert_eq!(error.code(), "DATA_UNREADABLE");
+            assert!(error.to_string().contains("a.png") && error.to_string().contains(words), "{error}");
+        }
+    }
+}
