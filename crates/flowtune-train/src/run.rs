@@ -55,8 +55,11 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Those of reading model and data; `LOSS_DIVERGED`; `CANCELLED` after a checkpoint was written; `IO`.
 pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
     let (folder, recipe) = match &options.resume {
-        Some(dir) => RunFolder::open(dir)?,
-        None => RunFolder::create(&options.recipe)?,
+        Some(dir) => {
+            let (folder, recipe) = RunFolder::open(dir)?;
+            (folder, recipe.with_model(control)?)
+        }
+        None => RunFolder::create(&options.recipe.with_model(control)?)?,
     };
     let mut run = Run::open(folder, recipe, control)?;
     if options.resume.is_some() {
