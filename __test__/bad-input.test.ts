@@ -103,7 +103,7 @@ describe('a model folder', () => {
     recipe.model.path = join(folder, 'absent')
     const { message } = await failureOf(recipe, folder)
     expect(message).toContain(recipe.model.path)
-    expectNoResult(folder)
+    expect(existsSync(join(folder, 'run'))).toBe(false)
   })
 })
 

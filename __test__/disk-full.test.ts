@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statfsSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statfsSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, onTestFinished } from 'vitest'
 import { FlowtuneError, inspect, type RunEvent, train } from '../src/index'
 import { cli, documents } from './helpers/cli'
 import { eventsOf, filesIn } from './helpers/files'
+import { hubModel, TestHub } from './helpers/hub'
 import { temporaryFolder } from './helpers/paths'
 import { recipeFile, tinyRecipe } from './helpers/recipe'
 
@@ -84,4 +85,28 @@ it('a disk that is full from the start leaves nothing half-written', async (cont
   expect(thrown).toBeInstanceOf(FlowtuneError)
   expect(thrown).toMatchObject({ code: 'IO', message: expect.stringContaining(cache) })
   for (const file of filesIn(cache)) expect(file).toMatch(/\/[0-9a-f]{64}\.safetensors$/)
+})
+
+it('a disk that is full during a download keeps what has come, and the download goes on later', async (context) => {
+  const disk = smallDisk()
+  if (!disk) return context.skip()
+  const hub = await TestHub.start()
+  const env = hub.environment(join(disk, 'hf'))
+  const ballast = join(disk, 'ballast')
+  fill(ballast, 700 * 1024)
+  const result = await cli(['download', hubModel, '--json'], { env })
+  expect(result).toMatchObject({ status: 1, stderr: '' })
+  const [last] = documents<{ error: { code: string; message: string } }>(result)
+  expect(last?.error).toEqual({
+    code: 'IO',
+    message: expect.stringMatching(/\.incomplete: cannot be written .*space.*HF_HOME/),
+  })
+  const blobs = join(disk, 'hf', 'hub', 'models--tests--tiny-flux', 'blobs')
+  const partial = readdirSync(blobs).find((name) => name.endsWith('.incomplete')) ?? ''
+  const { size } = statSync(join(blobs, partial))
+  expect(size).toBeGreaterThan(0)
+  rmSync(ballast)
+  hub.requests = []
+  expect(await cli(['download', hubModel], { env })).toMatchObject({ status: 0 })
+  expect(hub.requests).toContainEqual(expect.stringMatching(`^GET /cdn/.* bytes=${size}-$`))
 })

@@ -40,6 +40,20 @@ it('says beginning, end and every tenth second of a long stage', () => {
   expect(noted).toEqual(['encoding 0/28', 'encoding 10/28', 'encoding 20/28', 'encoding 28/28'])
 })
 
+it('says bytes in units of a thousand', () => {
+  const noted = lines((shown) => {
+    for (const done of [0, 999, 12_345, 3_880_000_000]) {
+      shown.show({ type: 'progress', stage: `file ${done}`, done, total: 3_880_000_000, unit: 'bytes' })
+    }
+  })
+  expect(noted).toEqual([
+    'file 0 0 B/3.9 GB',
+    'file 999 999 B/3.9 GB',
+    'file 12345 12.3 kB/3.9 GB',
+    'file 3880000000 3.9 GB/3.9 GB',
+  ])
+})
+
 it('says the loss and the time left, first and last step in any case', () => {
   const noted = lines((shown) => {
     for (let n = 1; n <= 40; n += 1) shown.show(step(n, 40, n % 2 ? 0.1 : 0.3))

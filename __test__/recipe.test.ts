@@ -107,7 +107,14 @@ const PROMPT: Required<ValidationPrompt> = { prompt: 'b', references: ['/b.png']
 
 /** Every key that TypeScript knows; `tsc` refuses a key too many and one too few. */
 const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Section]>> } = {
-  model: { path: '/model', transformer: '/flux2.gguf', allowDistilled: true, dtype: 'bfloat16', quantization: 'none' },
+  model: {
+    path: 'black-forest-labs/FLUX.2-klein-base-4B',
+    revision: 'v1',
+    transformer: '/flux2.gguf',
+    allowDistilled: true,
+    dtype: 'bfloat16',
+    quantization: 'none',
+  },
   data: {
     train: ['/images', SOURCE],
     heldOut: ['/held-out'],

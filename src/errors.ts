@@ -14,6 +14,10 @@
  * | `OUT_OF_MEMORY` | host or device memory |
  * | `DEVICE_UNAVAILABLE` | the device asked for is not here |
  * | `NATIVE_UNAVAILABLE` | the Rust core could not be loaded |
+ * | `HUB_UNAVAILABLE` | a hub that cannot be reached or may not be asked, and a cache that lacks what is needed |
+ * | `HUB_GATED` | a hub's model whose licence was not accepted, or that wants another token |
+ * | `HUB_NOT_FOUND` | a model, revision or file that a hub does not have |
+ * | `HUB_CORRUPT` | a download that is not what the hub announced |
  * | `CANCELLED` | the run was asked to stop |
  * | `IO` | reading or writing a file |
  * | `INTERNAL` | a bug in flowtune |
@@ -30,6 +34,10 @@ export type FlowtuneErrorCode =
   | 'OUT_OF_MEMORY'
   | 'DEVICE_UNAVAILABLE'
   | 'NATIVE_UNAVAILABLE'
+  | 'HUB_UNAVAILABLE'
+  | 'HUB_GATED'
+  | 'HUB_NOT_FOUND'
+  | 'HUB_CORRUPT'
   | 'CANCELLED'
   | 'IO'
   | 'INTERNAL'

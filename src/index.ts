@@ -65,6 +65,8 @@ export {
 export type * from './types'
 export type { WatchOptions } from './watch'
 export {
+  type DownloadOptions,
+  download,
   evaluate,
   explain,
   exportLora,

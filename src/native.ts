@@ -1,8 +1,8 @@
 import { createRequire } from 'node:module'
 import { FlowtuneError } from './errors'
 
-/** The five kinds of long-running work. */
-export type JobKind = 'train' | 'prepare' | 'sample' | 'export' | 'merge' | 'evaluate' | 'verify'
+/** The kinds of long-running work. */
+export type JobKind = 'train' | 'prepare' | 'sample' | 'export' | 'merge' | 'download' | 'evaluate' | 'verify'
 
 /** One piece of work on its own thread. */
 export interface NativeJob {
@@ -66,6 +66,9 @@ export interface NativeAdamW {
 export interface NativeCancelToken {
   cancel(): void
 }
+
+/** What stops work, and hears its events as JSON. */
+export type NativeWatch = [cancel: NativeCancelToken, onEvent: (eventJson: string) => void]
 
 export interface NativeTransformer {
   config(): string
@@ -242,7 +245,7 @@ export interface NativeBinding {
   learningRate(optionsJson: string, lr: number, totalSteps: number, index: number): number
   CancelToken: new () => NativeCancelToken
   Flux2Transformer: {
-    load(path: string, optionsJson: string): Promise<NativeTransformer>
+    load(path: string, optionsJson: string, ...watch: NativeWatch): Promise<NativeTransformer>
     fromConfig(
       configJson: string,
       names: string[],
@@ -252,11 +255,11 @@ export interface NativeBinding {
     ): Promise<NativeTransformer>
   }
   AutoencoderKLFlux2: {
-    load(path: string): Promise<NativeAutoencoder>
+    load(path: string, ...watch: NativeWatch): Promise<NativeAutoencoder>
     fromConfig(configJson: string, names: string[], tensors: NativeTensor[]): Promise<NativeAutoencoder>
   }
   TextEncoder: {
-    load(path: string): Promise<NativeTextEncoder>
+    load(path: string, ...watch: NativeWatch): Promise<NativeTextEncoder>
     fromConfig(
       configJson: string,
       layers: number[],

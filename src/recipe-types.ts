@@ -15,11 +15,16 @@ export type Quantization = 'none' | 'int8'
 
 /** The model to start from. */
 export interface ModelRecipe {
-  /** Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler). */
+  /**
+   * Folder of a FLUX.2 pipeline in diffusers layout (transformer, vae, text_encoder, tokenizer, scheduler), or, where there is
+   * no such folder, its id on a hub: `owner/name`, `@revision` behind it. What is needed of a hub's model is fetched.
+   */
   path: string
+  /** Branch, tag or commit of a hub's model. The run's own recipe has the commit. Default `main`. */
+  revision?: string
   /**
    * Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file, in diffusers' layout, Black Forest
-   * Labs' or ComfyUI's.
+   * Labs' or ComfyUI's. A file may be a hub's: `owner/name/file.safetensors`, `@revision` behind it.
    */
   transformer?: string
   /** Train a step-distilled checkpoint all the same; the result is usually grey and generic. Default false. */

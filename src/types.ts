@@ -24,6 +24,8 @@ export interface ProgressEvent {
   done: number
   /** Of how much. */
   total: number
+  /** What is counted, where it is not pieces of work. */
+  unit?: 'bytes'
 }
 
 /** One optimizer step. */
@@ -190,9 +192,12 @@ export interface ExportSummary {
 
 /** Which LoRA to add to which base. */
 export interface MergeOptions {
-  /** Folder of a FLUX.2 pipeline in diffusers layout. */
+  /** Folder of a FLUX.2 pipeline in diffusers layout, or its id on a hub: `owner/name`, `@revision` behind it. */
   model: string
-  /** Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known. */
+  /**
+   * Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known, which
+   * may be a hub's: `owner/name/file.safetensors`.
+   */
   transformer?: string
   /** A run folder, or a LoRA in any {@link LoraFormat}: its file or its folder. */
   lora: string
@@ -212,11 +217,26 @@ export interface MergeSummary {
   weights: number
 }
 
+/** What `download` brought. */
+export interface DownloadSummary {
+  /** The model's folder in the cache, or the file. */
+  path: string
+  /** The commit. */
+  revision: string
+  /** Files that are needed. */
+  files: number
+  /** Bytes that came from the hub, the others being here already. */
+  downloadedBytes: number
+}
+
 /** What image to make. */
 export interface SampleOptions {
-  /** Folder of a FLUX.2 pipeline in diffusers layout. */
+  /** Folder of a FLUX.2 pipeline in diffusers layout, or its id on a hub: `owner/name`, `@revision` behind it. */
   model: string
-  /** Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known. */
+  /**
+   * Another transformer for that pipeline: a folder, or a `.safetensors` or `.gguf` file in any layout that is known, which
+   * may be a hub's: `owner/name/file.safetensors`.
+   */
   transformer?: string
   /** A LoRA in diffusers/PEFT form: its file or its folder. */
   lora?: string
@@ -376,7 +396,7 @@ export interface RunInspection {
   kind: 'run'
   /** The folder. */
   path: string
-  /** Folder of the model it started from. */
+  /** Folder of the model it started from, or its id on a hub. */
   model: string
   /** What it trains. */
   mode: 'lora' | 'full'

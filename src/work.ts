@@ -6,6 +6,7 @@ import { resolveRecipe } from './recipe'
 import type { ComputeDtype, Quantization } from './recipe-types'
 import { TrainingRun } from './run'
 import type {
+  DownloadSummary,
   EvaluateSummary,
   Explanation,
   ExportOptions,
@@ -42,11 +43,10 @@ export async function prepare(recipe: Recipe, run: RunOptions = {}): Promise<Pre
 
 /** Makes one image. */
 export async function sample(options: SampleOptions, run: RunOptions = {}): Promise<SampleSummary> {
-  const { model, transformer, lora, out, dump, references = [] } = options
-  const optional = { transformer, lora, dump }
-  const given = Object.entries(optional).flatMap(([key, path]) => (path ? [[key, resolve(path)]] : []))
+  const { lora, out, dump, references = [] } = options
+  const given = Object.entries({ lora, dump }).flatMap(([key, path]) => (path ? [[key, resolve(path)]] : []))
   const files = references.map((path) => resolve(path))
-  const paths = { model: resolve(model), out: resolve(out), references: files, ...Object.fromEntries(given) }
+  const paths = { out: resolve(out), references: files, ...Object.fromEntries(given) }
   return runJob('sample', { ...options, ...paths }, run)
 }
 
@@ -58,9 +58,25 @@ export async function exportLora(options: ExportOptions, run: RunOptions = {}): 
 
 /** Adds a LoRA to the weights of its base and writes the transformer. */
 export async function mergeLora(options: MergeOptions, run: RunOptions = {}): Promise<MergeSummary> {
-  const { model, transformer, lora, out } = options
-  const paths = { model: resolve(model), lora: resolve(lora), out: resolve(out) }
-  return runJob('merge', { ...options, ...paths, ...(transformer && { transformer: resolve(transformer) }) }, run)
+  return runJob('merge', { ...options, lora: resolve(options.lora), out: resolve(options.out) }, run)
+}
+
+/** What {@link download} takes beside the model. */
+export interface DownloadOptions extends RunOptions {
+  /** Branch, tag or commit. Default `main`. */
+  revision?: string
+}
+
+/**
+ * Fetches a model ahead, only the files that are needed, into the cache that `huggingface_hub` uses too. What is there
+ * already is not fetched again, and an interrupted download goes on where it ended.
+ *
+ * @param model `owner/name` of a pipeline on a hub, or `owner/name/file.safetensors` of a transformer
+ * @throws FlowtuneError `HUB_UNAVAILABLE`, `HUB_GATED`, `HUB_NOT_FOUND`, `HUB_CORRUPT`, `IO`, `CANCELLED`
+ */
+export async function download(model: string, options: DownloadOptions = {}): Promise<DownloadSummary> {
+  const { revision, ...run } = options
+  return runJob('download', { model, revision }, run)
 }
 
 /** Held-out loss at fixed σ: of a recipe's model, or of a run folder's trained weights. */
@@ -86,9 +102,9 @@ export async function verify(paths: string | string[], options: VerifyOptions = 
   return runJob('verify', { paths: [paths].flat().map((path) => resolve(path)), dtype, quantization }, run)
 }
 
-/** Says what a model folder, a safetensors file, a LoRA or a run folder holds. */
+/** Says what a model folder, a hub's model in the cache, a safetensors file, a LoRA or a run folder holds. */
 export function inspect(path: string): Inspection {
-  return guard(() => JSON.parse(native().inspect(resolve(path))) as Inspection)
+  return guard(() => JSON.parse(native().inspect(path)) as Inspection)
 }
 
 /**

@@ -15,14 +15,19 @@ export type Kill = (signal: NodeJS.Signals) => void
 
 export interface CliOptions {
   cwd?: string
+  /** Variables beside those of this process. */
+  env?: Record<string, string>
   /** Called with each whole line of stdout. */
   onLine?: (line: string, kill: Kill) => void
 }
 
 /** Runs the built command line as a user would, in a process of its own. */
-export function cli(args: string[], { cwd = root, onLine }: CliOptions = {}): Promise<CliResult> {
+export function cli(args: string[], { cwd = root, env, onLine }: CliOptions = {}): Promise<CliResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [join(root, 'dist', 'cli.js'), ...args], { cwd })
+    const child = spawn(process.execPath, [join(root, 'dist', 'cli.js'), ...args], {
+      cwd,
+      env: { ...process.env, ...env },
+    })
     const result = { stdout: '', stderr: '' }
     let lines = 0
     child.stdout.setEncoding('utf8').on('data', (text) => {

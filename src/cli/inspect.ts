@@ -6,8 +6,8 @@ import { Output } from './output'
 
 export function inspectCommand(): Command {
   return new Command('inspect')
-    .description('say what a model folder, safetensors file, LoRA or run folder holds')
-    .argument('<path>', 'file or folder')
+    .description("say what a model folder, safetensors file, LoRA or run folder holds, or a hub's model in the cache")
+    .argument('<path>', 'file or folder, or OWNER/NAME on a hub')
     .option('--json', 'one JSON document on stdout')
     .addHelpText('after', '\nExamples:\n  flowtune inspect models/flux2-tiny\n  flowtune inspect runs/quickstart/lora')
     .action((path: string, options: CommonOptions) => {

@@ -18,7 +18,7 @@ export function mergeCommand(): Command {
   const dtypes = new Option('--dtype <type>', 'type of the weights that are written').choices(['float32', 'bfloat16'])
   return new Command('merge')
     .description('add a LoRA to the weights of its base')
-    .requiredOption('--model <dir>', 'model folder in diffusers layout')
+    .requiredOption('--model <dir-or-id>', 'model folder in diffusers layout, or OWNER/NAME on a hub')
     .option('--transformer <path>', 'another transformer for it: a folder, a safetensors or a GGUF file')
     .requiredOption('--lora <path>', 'run folder, LoRA folder or file')
     .requiredOption('--out <dir>', "the transformer's folder to make, in diffusers layout; must not exist")

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { FlowtuneError } from '../errors'
 import { packageRoot } from '../package-root'
+import { downloadCommand } from './download'
 import { evalCommand } from './eval'
 import { EXIT, UsageError } from './exit'
 import { explainCommand } from './explain'
@@ -36,6 +37,7 @@ function createProgram(): Command {
   const commands = [
     quickstartCommand,
     trainCommand,
+    downloadCommand,
     explainCommand,
     planCommand,
     prepareCommand,

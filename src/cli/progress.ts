@@ -1,4 +1,4 @@
-import { Presets, SingleBar } from 'cli-progress'
+import { type Options, Presets, SingleBar, type ValueType } from 'cli-progress'
 import type { RunEvent, StepEvent } from '../types'
 import type { Output } from './output'
 
@@ -27,7 +27,7 @@ class BarProgress implements Progress {
   show(event: RunEvent): void {
     if (event.type === 'step') {
       this.#update('training', event.step, event.totalSteps, describeStep(event, this.#pace.add(event)))
-    } else if (event.type === 'progress') this.#update(event.stage, event.done, event.total, '')
+    } else if (event.type === 'progress') this.#update(event.stage, event.done, event.total, '', event.unit)
     else this.#remark(event)
   }
 
@@ -37,20 +37,20 @@ class BarProgress implements Progress {
     this.#stage = ''
   }
 
-  #update(stage: string, done: number, total: number, detail: string): void {
-    if (stage !== this.#stage) this.#begin(stage, total)
+  #update(stage: string, done: number, total: number, detail: string, unit?: 'bytes'): void {
+    if (stage !== this.#stage) this.#begin(stage, total, unit)
     this.#bar?.setTotal(total)
     this.#bar?.update(done, { detail })
     if (done >= total) this.stop()
   }
 
-  #begin(stage: string, total: number): void {
+  #begin(stage: string, total: number, unit?: 'bytes'): void {
     this.stop()
     this.#stage = stage
-    this.#bar = new SingleBar(
-      { format: `${stage.padEnd(12)} {bar} {value}/{total} {detail}`, hideCursor: true, stream: process.stderr },
-      Presets.shades_classic,
-    )
+    const format = `${stage.padEnd(12)} {bar} {value}/{total} {detail}`
+    const formatValue = (value: number, _: Options, type: ValueType) =>
+      type === 'value' || type === 'total' ? amount(value, unit) : String(value)
+    this.#bar = new SingleBar({ format, formatValue, hideCursor: true, stream: process.stderr }, Presets.shades_classic)
     this.#bar.start(total, 0, { detail: '' })
   }
 
@@ -85,7 +85,8 @@ export class LineProgress implements Progress {
       const detail = describeStep(event, this.#pace.add(event))
       this.#count('training', event.step, event.totalSteps, `step ${event.step}/${event.totalSteps}  ${detail}`)
     } else if (event.type === 'progress') {
-      this.#count(event.stage, event.done, event.total, `${event.stage} ${event.done}/${event.total}`)
+      const { stage, done, total, unit } = event
+      this.#count(stage, done, total, `${stage} ${amount(done, unit)}/${amount(total, unit)}`)
     } else {
       const text = describe(event)
       if (text) this.#output.note(text)
@@ -142,4 +143,16 @@ function describe(event: RunEvent): string | undefined {
     default:
       return undefined
   }
+}
+
+function amount(count: number, unit?: 'bytes'): string {
+  return unit === 'bytes' ? inBytes(count) : String(count)
+}
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB']
+
+/** 12345678 → `12.3 MB`, as disks and hubs count. */
+export function inBytes(count: number): string {
+  const step = count < 1000 ? 0 : Math.min(Math.floor(Math.log10(count) / 3), UNITS.length - 1)
+  return `${step === 0 ? count : (count / 1000 ** step).toFixed(1)} ${UNITS[step]}`
 }

@@ -29,7 +29,7 @@ interface SampleCliOptions extends CommonOptions {
 export function sampleCommand(): Command {
   return new Command('sample')
     .description('make an image from a prompt')
-    .requiredOption('--model <dir>', 'model folder in diffusers layout')
+    .requiredOption('--model <dir-or-id>', 'model folder in diffusers layout, or OWNER/NAME on a hub')
     .option('--transformer <path>', 'another transformer for it: a folder, a safetensors or a GGUF file')
     .requiredOption('--prompt <text>', 'what to draw')
     .requiredOption('--out <file.png>', 'the image to write; must not exist')

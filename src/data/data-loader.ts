@@ -18,7 +18,7 @@ export interface LoadedBatch {
 
 /** Options of {@link DataLoader.open}: a recipe's `data`, and what a recipe says elsewhere. */
 export interface DataLoaderOptions extends DataRecipe, WatchOptions {
-  /** Model folder, whose VAE and text encoder fill the cache. They are freed when it is full. */
+  /** Model folder or hub's id, whose VAE and text encoder fill the cache. They are freed when it is full. */
   model: string
   /** Samples of a batch. Default 1. */
   batchSize?: number

@@ -1,8 +1,8 @@
-import { resolve } from 'node:path'
 import { guardAsync } from '../errors'
-import { type NativeAutoencoder, native } from '../native'
+import { type NativeAutoencoder, type NativeWatch, native } from '../native'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
 import { Tensor } from '../tensor/tensor'
+import { type WatchOptions, watched } from '../watch'
 
 /** The VAE of FLUX.2, `AutoencoderKLFlux2` of diffusers: images to latents and back, in float32, without gradients. */
 export class AutoencoderKLFlux2 {
@@ -13,12 +13,14 @@ export class AutoencoderKLFlux2 {
   }
 
   /**
-   * Loads the VAE of a model folder in diffusers' layout.
+   * Loads the VAE of a model folder in diffusers' layout. That of a hub's model is fetched first.
    *
-   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
+   * @param model a folder, or `owner/name` of a model on a hub, `@revision` behind it
+   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `HUB_…`
    */
-  static async load(modelPath: string): Promise<AutoencoderKLFlux2> {
-    return new AutoencoderKLFlux2(await guardAsync(() => native().AutoencoderKLFlux2.load(resolve(modelPath))))
+  static async load(model: string, watch: WatchOptions = {}): Promise<AutoencoderKLFlux2> {
+    const load = (...watch: NativeWatch) => native().AutoencoderKLFlux2.load(model, ...watch)
+    return new AutoencoderKLFlux2(await watched(watch, load))
   }
 
   /**

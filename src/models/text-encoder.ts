@@ -1,8 +1,8 @@
-import { resolve } from 'node:path'
 import { guardAsync } from '../errors'
-import { type NativeTextEncoder, native } from '../native'
+import { type NativeTextEncoder, type NativeWatch, native } from '../native'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
 import { Tensor } from '../tensor/tensor'
+import { type WatchOptions, watched } from '../watch'
 
 /** Prompts as token ids. */
 export interface TokenizedPrompts {
@@ -31,12 +31,15 @@ export class TextEncoder {
   }
 
   /**
-   * Loads the text encoder, as far as FLUX.2 needs it, and the tokenizer of a model folder in diffusers' layout.
+   * Loads the text encoder, as far as FLUX.2 needs it, and the tokenizer of a model folder in diffusers' layout. Those of
+   * a hub's model are fetched first.
    *
-   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
+   * @param model a folder, or `owner/name` of a model on a hub, `@revision` behind it
+   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `HUB_…`
    */
-  static async load(modelPath: string): Promise<TextEncoder> {
-    return new TextEncoder(await guardAsync(() => native().TextEncoder.load(resolve(modelPath))))
+  static async load(model: string, watch: WatchOptions = {}): Promise<TextEncoder> {
+    const load = (...watch: NativeWatch) => native().TextEncoder.load(model, ...watch)
+    return new TextEncoder(await watched(watch, load))
   }
 
   /**

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { FlowtuneError, guard, guardAsync } from '../errors'
-import { type NativeTransformer, native } from '../native'
+import { type NativeTransformer, type NativeWatch, native } from '../native'
 import type { ComputeDtype, LoraRecipe, Quantization } from '../recipe-types'
 import { Parameter } from '../tensor/parameter'
 import { namesAndHandles, type StateDict } from '../tensor/safetensors'
@@ -126,15 +126,16 @@ export class Flux2Transformer {
 
   /**
    * Loads the transformer of a model folder, or of a folder or file of its own: diffusers' layout, Black Forest Labs' or
-   * ComfyUI's as `.safetensors`, or `.gguf`.
+   * ComfyUI's as `.safetensors`, or `.gguf`. A hub's is fetched first.
    *
+   * @param path a path, or `owner/name` of a model on a hub, or `owner/name/file.safetensors`; `@revision` behind it
    * @param options types of weights and of computation. Default: float32, not quantised
-   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor
+   * @throws FlowtuneError `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `HUB_…`
    */
-  static async load(path: string, options: LoadOptions = {}): Promise<Flux2Transformer> {
-    return new Flux2Transformer(
-      await guardAsync(() => native().Flux2Transformer.load(resolve(path), JSON.stringify(options))),
-    )
+  static async load(path: string, options: LoadOptions & WatchOptions = {}): Promise<Flux2Transformer> {
+    const { signal, onProgress, onWarning, ...types } = options
+    const load = (...watch: NativeWatch) => native().Flux2Transformer.load(path, JSON.stringify(types), ...watch)
+    return new Flux2Transformer(await watched({ signal, onProgress, onWarning }, load))
   }
 
   /**

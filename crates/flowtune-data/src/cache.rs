@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::image::PREPROCESSING;
 use crate::size::Size;
 
+/// Version of how captions become tokens; part of the keys.
+const PROMPTS: u32 = 2;
+
 /// Name of the only tensor of an entry.
 const LATENTS: &str = "image_latents";
 const TEXT: &str = "text_embeddings";
@@ -67,7 +70,7 @@ impl Cache {
 
     /// Key of the embeddings of `caption`, kept as `dtype`.
     pub fn text_key(caption: &str, encoder_fingerprint: &str, tokens: usize, dtype: DType) -> TextKey {
-        let form = format!("{tokens} {dtype:?}");
+        let form = format!("{tokens} {dtype:?} v{PROMPTS}");
         TextKey(hash(&[caption.as_bytes(), encoder_fingerprint.as_bytes(), form.as_bytes()]))
     }
 

@@ -90,7 +90,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Width and height after turning upright, from the header alone.
-pub(crate) fn image_size(bytes: &[u8], path: &Path) -> Result<Size> {
+///
+/// # Errors
+/// `DATA_UNREADABLE` naming the file.
+pub fn image_size(bytes: &[u8], path: &Path) -> Result<Size> {
     let mut decoder = decoder(bytes, path)?;
     let (width, height) = decoder.dimensions();
     let turned = decoder.orientation().is_ok_and(|o| o.to_exif() >= 5);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flowtune_models::text::{PromptTokenizer, TextConfig, TextEncoder as Encoder};
 use flowtune_models::vae::{AutoencoderKLFlux2 as Vae, VaeConfig};
 use flowtune_models::{ModelFolder, Weights};
-use flowtune_train::image_from_decoded;
+use flowtune_train::{Part, image_from_decoded, local_path};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::error::{Failure, Result};
 use crate::executor::promise;
 use crate::optimizer::by_name;
+use crate::progress::{CancelToken, EventCallback, control};
 use crate::tensor::Tensor;
 
 /// The VAE.
@@ -37,10 +38,19 @@ impl AutoencoderKLFlux2 {
 
 #[napi]
 impl AutoencoderKLFlux2 {
-    /// A promise of the VAE of a model folder.
+    /// A promise of the VAE of a model folder; of a hub's model after its download.
     #[napi(ts_return_type = "Promise<AutoencoderKLFlux2>")]
-    pub fn load<'env>(env: &'env Env, path: String) -> napi::Result<Object<'env>> {
-        promise(env, move || Ok(Self { inner: Arc::new(ModelFolder::open(Path::new(&path))?.vae()?) }))
+    pub fn load<'env>(
+        env: &'env Env,
+        path: String,
+        cancel: &CancelToken,
+        on_event: EventCallback,
+    ) -> napi::Result<Object<'env>> {
+        let control = control(cancel, on_event);
+        promise(env, move || {
+            let path = local_path(Path::new(&path), &[Part::Vae], &control)?;
+            Ok(Self { inner: Arc::new(ModelFolder::open(path)?.vae()?) })
+        })
     }
 
     /// A promise of a VAE with this configuration (JSON) and these weights.
@@ -119,11 +129,18 @@ pub struct Tokens {
 
 #[napi]
 impl TextEncoder {
-    /// A promise of the text encoder and the tokenizer of a model folder.
+    /// A promise of the text encoder and the tokenizer of a model folder; of a hub's model after its download.
     #[napi(ts_return_type = "Promise<TextEncoder>")]
-    pub fn load<'env>(env: &'env Env, path: String) -> napi::Result<Object<'env>> {
+    pub fn load<'env>(
+        env: &'env Env,
+        path: String,
+        cancel: &CancelToken,
+        on_event: EventCallback,
+    ) -> napi::Result<Object<'env>> {
+        let control = control(cancel, on_event);
         promise(env, move || {
-            let folder = ModelFolder::open(Path::new(&path))?;
+            let path = local_path(Path::new(&path), &[Part::TextEncoder, Part::Tokenizer], &control)?;
+            let folder = ModelFolder::open(path)?;
             let tokenizer = Some(Arc::new(folder.tokenizer()?));
             Ok(Self { encoder: Arc::new(folder.text_encoder()?), tokenizer })
         })

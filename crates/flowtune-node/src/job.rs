@@ -71,6 +71,7 @@ fn parse(kind: &str, options: &str) -> Result<Work, Failure> {
         "sample" => work(options, flowtune_train::sample),
         "export" => work(options, flowtune_train::export),
         "merge" => work(options, flowtune_train::merge),
+        "download" => work(options, flowtune_train::download),
         "evaluate" => work(options, flowtune_train::evaluate),
         "verify" => work(options, flowtune_train::verify::verify),
         _ => Err(Failure::new("INVALID_ARGUMENT", format!("there is no job of kind `{kind}`"))),

@@ -8,7 +8,7 @@ use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
 use flowtune_models::lora::{adapters, add_lora, load_lora, lora_params, remove_lora, save_lora};
 use flowtune_models::transformer::{Flux2Inputs, Flux2Transformer as Transformer, ReferenceTokens};
-use flowtune_train::{load_options, lora_options, transformer_config};
+use flowtune_train::{Part, load_options, local_path, lora_options, transformer_config};
 use napi::Env;
 use napi::bindgen_prelude::Object;
 use napi_derive::napi;
@@ -62,11 +62,21 @@ impl ReferenceFields {
 
 #[napi]
 impl Flux2Transformer {
-    /// A promise of the transformer of a model folder, or of a transformer's own folder.
+    /// A promise of the transformer of a model folder, or of a transformer's own folder or file; of a hub's after its
+    /// download.
     #[napi(ts_return_type = "Promise<Flux2Transformer>")]
-    pub fn load<'env>(env: &'env Env, path: String, options_json: String) -> napi::Result<Object<'env>> {
+    pub fn load<'env>(
+        env: &'env Env,
+        path: String,
+        options_json: String,
+        cancel: &CancelToken,
+        on_event: EventCallback,
+    ) -> napi::Result<Object<'env>> {
+        let control = control(cancel, on_event);
         promise(env, move || {
-            Ok(Self { inner: Arc::new(Transformer::open(Path::new(&path), load_options(&options_json)?)?) })
+            let options = load_options(&options_json)?;
+            let path = local_path(Path::new(&path), &[Part::Transformer], &control)?;
+            Ok(Self { inner: Arc::new(Transformer::open(&path, options)?) })
         })
     }
 

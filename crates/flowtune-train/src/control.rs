@@ -31,7 +31,7 @@ impl Control {
 
     /// Tells how far a stage is.
     pub fn progress(&self, stage: &str, done: usize, total: usize) {
-        self.emit(&Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 });
+        self.emit(&Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64, unit: None });
     }
 }
 

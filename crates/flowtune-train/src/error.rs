@@ -52,6 +52,9 @@ pub enum Error {
     /// Of the data crate: images, captions, cache, files.
     #[error(transparent)]
     Data(#[from] flowtune_data::Error),
+    /// Of the hub that a model comes from.
+    #[error(transparent)]
+    Hub(#[from] flowtune_hub::Error),
     /// Of the models: weights, their files, prompts.
     #[error(transparent)]
     Model(#[from] flowtune_models::Error),
@@ -75,6 +78,7 @@ impl Error {
             Self::Cancelled { .. } => "CANCELLED",
             Self::Internal(_) => "INTERNAL",
             Self::Data(e) => e.code(),
+            Self::Hub(e) => e.code(),
             Self::Model(e) => e.code(),
             Self::Flow(e) => e.code(),
             Self::Engine(e) => e.code(),

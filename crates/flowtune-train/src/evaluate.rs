@@ -57,6 +57,7 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     if recipe.data.held_out.is_empty() && recipe.data.held_out_count.is_none() {
         return Err(no_held_out());
     }
+    recipe = recipe.with_model(control)?;
     recipe.validation.prompts.clear();
     let emit = |event: &Event| {
         control.emit(event);

@@ -13,6 +13,14 @@ pub struct SigmaLoss {
     pub loss: f64,
 }
 
+/// What progress counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unit {
+    /// Of a download.
+    Bytes,
+}
+
 /// One event, as a line of `events.jsonl` and as JavaScript sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -34,6 +42,9 @@ pub enum Event {
         done: u64,
         /// Of how much.
         total: u64,
+        /// What is counted, where it is not pieces of work.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unit: Option<Unit>,
     },
     /// One optimizer step.
     Step {

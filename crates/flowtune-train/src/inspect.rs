@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::model_source::present_path;
 use crate::run_folder::{list_checkpoints, read_events, read_recipe};
 
-/// A JSON description with `kind` and `path`.
+/// A JSON description with `kind` and `path`. A hub's model is described as far as it is in the cache.
 ///
 /// # Errors
-/// `CHECKPOINT_LAYOUT` when the path is nothing flowtune knows.
+/// `CHECKPOINT_LAYOUT` when the path is nothing flowtune knows; `HUB_UNAVAILABLE` when it is a hub's and not in the cache.
 pub fn inspect(path: &Path) -> Result<Value> {
+    let path = &present_path(path)?;
     if path.join("model_index.json").is_file() {
         return model(path);
     }

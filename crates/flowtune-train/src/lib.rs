@@ -4,6 +4,7 @@
 //! [`RunFolder`].
 
 mod control;
+mod download;
 mod error;
 mod evaluate;
 mod event;
@@ -13,6 +14,7 @@ mod imaging;
 mod inspect;
 mod lr_schedule;
 mod merge;
+mod model_source;
 mod optimizer;
 mod output_path;
 mod plan;
@@ -29,15 +31,18 @@ mod trainable;
 pub mod verify;
 
 pub use control::Control;
+pub use download::{DownloadOptions, DownloadSummary, download};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateOptions, EvaluateSummary, evaluate};
-pub use event::{Event, SigmaLoss, TrainSummary};
+pub use event::{Event, SigmaLoss, TrainSummary, Unit};
 pub use explain::{Bucket, Explanation, ModuleGroup, Shift, draw_explanation, explain};
 pub use export::{ExportOptions, ExportSummary, export};
+pub use flowtune_hub::Part;
 pub use imaging::image_from_decoded;
 pub use inspect::inspect;
 pub use lr_schedule::LrSchedule;
 pub use merge::{MergeOptions, MergeSummary, merge};
+pub use model_source::local_path;
 pub use optimizer::{AdamW, clip_grad_norm};
 pub use plan::{
     Component, ComponentSize, DiskPlan, MemoryPlan, Phase, PhaseName, Plan, PlanOptions, Setting, Switch, TimePlan,

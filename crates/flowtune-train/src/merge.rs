@@ -5,14 +5,16 @@ use std::fs;
 use std::path::PathBuf;
 
 use flowtune_engine::{DType, Tape, Var};
+use flowtune_hub::Part;
 use flowtune_models::lora::{Adapter, read_adapters};
 use flowtune_models::transformer::{Flux2Transformer, WeightShape};
-use flowtune_models::{ModelFolder, Weights, save_safetensors};
+use flowtune_models::{Weights, save_safetensors};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::export::given_lora;
+use crate::model_source::ModelSource;
 use crate::output_path::must_be_free;
 use crate::recipe::WeightsDtype;
 
@@ -20,9 +22,9 @@ use crate::recipe::WeightsDtype;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MergeOptions {
-    /// Folder of a FLUX.2 pipeline in diffusers layout.
+    /// Folder of a FLUX.2 pipeline in diffusers layout, or its id on a hub.
     pub model: PathBuf,
-    /// Another transformer for that pipeline, a folder or a file.
+    /// Another transformer for that pipeline, a folder or a file, which may be a hub's.
     pub transformer: Option<PathBuf>,
     /// A run folder, or a LoRA in any format, file or folder.
     pub lora: PathBuf,
@@ -51,7 +53,8 @@ pub struct MergeSummary {
 /// `INVALID_ARGUMENT` when `out` exists; those of reading the model and the LoRA; `IO`.
 pub fn merge(options: MergeOptions, control: &Control) -> Result<MergeSummary> {
     must_be_free(&options.out)?;
-    let folder = ModelFolder::open(&options.model)?.with_transformer(options.transformer.as_deref());
+    let source = ModelSource::given(&options.model, options.transformer.as_deref())?;
+    let folder = source.fetch(&[Part::Transformer], control)?.folder;
     let (config, weights) = (folder.transformer_config()?, folder.transformer_weights()?);
     let (outline, shapes) = Flux2Transformer::outline(config.clone())?;
     let lora = given_lora(&options.lora);

@@ -1,12 +1,10 @@
 //! Reference images of an edit: from files to latents.
 
 use std::fs;
-use std::io::Cursor;
 use std::path::Path;
 
-use flowtune_data::{Error as DataError, Size, decode_image};
+use flowtune_data::{Error as DataError, Size, bucket_for, decode_image, image_size};
 use flowtune_engine::{Tape, Tensor, Var};
-use image::{ImageDecoder, ImageReader};
 
 use crate::error::Result;
 
@@ -22,8 +20,8 @@ const MULTIPLE: usize = 16;
 /// # Errors
 /// `DATA_UNREADABLE` naming the file when it is no image, or has less than 16 pixels on a side.
 pub(crate) fn load_reference(path: &Path) -> Result<Tensor> {
-    let bytes = fs::read(path).map_err(|e| DataError::unreadable(path, format!("cannot be read ({e})")))?;
-    let scaled = at_most(upright_size(&bytes, path)?, MAX_PIXELS);
+    let bytes = read(path)?;
+    let scaled = at_most(image_size(&bytes, path)?, MAX_PIXELS);
     let cut = |side: usize| side / MULTIPLE * MULTIPLE;
     let (width, height) = (cut(scaled.width), cut(scaled.height));
     if width == 0 || height == 0 {
@@ -47,16 +45,21 @@ fn at_most(size: Size, pixels: usize) -> Size {
     Size { width: scaled(size.width), height: scaled(size.height) }
 }
 
-/// Width and height after turning upright, from the header alone.
-fn upright_size(bytes: &[u8], path: &Path) -> Result<Size> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let decoder = reader.map_err(image::ImageError::IoError).and_then(ImageReader::into_decoder);
-    let mut decoder =
-        decoder.map_err(|e| DataError::unreadable(path, format!("is not an image that can be read ({e})")))?;
-    let (width, height) = decoder.dimensions();
-    let turned = decoder.orientation().is_ok_and(|o| o.to_exif() >= 5);
-    let (width, height) = if turned { (height, width) } else { (width, height) };
-    Ok(Size { width: width as usize, height: height as usize })
+/// Pixels of a reference image, `[1, 3, height, width]` in −1..1, as training sees it beside an image of `resolution`: about
+/// its own proportions, with the pixels of that square.
+///
+/// # Errors
+/// `DATA_UNREADABLE` naming the file.
+pub(crate) fn load_reference_at(path: &Path, resolution: usize) -> Result<Tensor> {
+    let bytes = read(path)?;
+    let own = image_size(&bytes, path)?;
+    let Size { width, height } = bucket_for(own.width, own.height, resolution);
+    let image = decode_image(&bytes, path, Size { width, height })?;
+    Ok(image.reshape(&[1, 3, height, width])?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    Ok(fs::read(path).map_err(|e| DataError::unreadable(path, format!("cannot be read ({e})")))?)
 }
 
 #[cfg(test)]

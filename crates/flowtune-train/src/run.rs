@@ -10,6 +10,7 @@ use flowtune_flow::random::{Purpose, normal_batch};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_flow::{FlowMatchingPipeline, Flux2Adapter, Given};
 use flowtune_models::transformer::Flux2Transformer;
+use flowtune_models::vae::AutoencoderKLFlux2;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
@@ -20,7 +21,8 @@ use crate::lr_schedule::LrSchedule;
 use crate::optimizer::AdamW;
 use crate::plan::check_memory;
 use crate::plot::write_plot;
-use crate::recipe::Recipe;
+use crate::recipe::{PromptRecipe, Recipe};
+use crate::reference::load_reference_at;
 use crate::report::write_report;
 use crate::run_folder::RunFolder;
 use crate::sample::render;
@@ -57,11 +59,15 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
     let (warning, (folder, recipe)) = match &options.resume {
         Some(dir) => {
-            let opened = RunFolder::open(dir)?;
-            (check_memory(&opened.1)?, opened)
+            let (folder, recipe) = RunFolder::open(dir)?;
+            let recipe = recipe.with_model(control)?;
+            (check_memory(&recipe)?, (folder, recipe))
         }
         // A run that cannot be leaves no folder.
-        None => (check_memory(&options.recipe)?, RunFolder::create(&options.recipe)?),
+        None => {
+            let recipe = options.recipe.with_model(control)?;
+            (check_memory(&recipe)?, RunFolder::create(&recipe)?)
+        }
     };
     if let Some(warning) = warning {
         tell(&folder, control, &warning)?;
@@ -250,7 +256,7 @@ impl<'a> Run<'a> {
                 initial_latents: normal_batch(validation.sample_seed, 0, i as u64, Purpose::InitialLatents, &shape)?,
                 steps: validation.sample_steps,
                 guidance_scale: validation.sample_guidance,
-                references: Vec::new(),
+                references: self.references(prompt, &vae)?,
             };
             let stage = format!("sampling image {} of {}", i + 1, validation.prompts.len());
             let image = match render(&self.model, &vae, &inputs, &stage, self.control) {
@@ -263,6 +269,16 @@ impl<'a> Run<'a> {
             paths.push(path);
         }
         Ok(paths)
+    }
+
+    /// Latents of a prompt's reference images, for the one sample of its batch.
+    fn references(&self, prompt: &PromptRecipe, vae: &AutoencoderKLFlux2) -> Result<Vec<Vec<Tensor>>> {
+        let resolution = self.recipe.data.largest_resolution();
+        let latents = |path: &PathBuf| {
+            let mode = vae.encode(&load_reference_at(path, resolution)?)?;
+            Ok(vae.image_latents(&mode)?)
+        };
+        Ok(vec![prompt.references.iter().map(latents).collect::<Result<_>>()?])
     }
 
     /// Everything that a finished run leaves.

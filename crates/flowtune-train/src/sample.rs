@@ -8,16 +8,18 @@ use flowtune_data::save_png;
 use flowtune_engine::Tensor;
 use flowtune_flow::random::{Purpose, normal_batch};
 use flowtune_flow::sampling::{SampleInputs, sample as run_sampler};
+use flowtune_hub::Part;
 use flowtune_models::lora::load_lora;
 use flowtune_models::transformer::Flux2Transformer;
 use flowtune_models::vae::AutoencoderKLFlux2;
-use flowtune_models::{ComputeDtype, ModelFolder, Precision, Quantization, save_safetensors};
+use flowtune_models::{ComputeDtype, Precision, Quantization, save_safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::imaging::image_from_decoded;
+use crate::model_source::ModelSource;
 use crate::output_path::must_be_free;
 use crate::reference::load_reference;
 
@@ -25,9 +27,9 @@ use crate::reference::load_reference;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SampleOptions {
-    /// Folder of a FLUX.2 pipeline in diffusers layout.
+    /// Folder of a FLUX.2 pipeline in diffusers layout, or its id on a hub.
     pub model: PathBuf,
-    /// Another transformer for that pipeline, a folder or a file.
+    /// Another transformer for that pipeline, a folder or a file, which may be a hub's.
     pub transformer: Option<PathBuf>,
     /// A LoRA in diffusers/PEFT form, file or folder.
     pub lora: Option<PathBuf>,
@@ -84,7 +86,8 @@ pub fn sample(options: SampleOptions, control: &Control) -> Result<SampleSummary
     let start = Instant::now();
     check(&options)?;
     let references = options.references.iter().map(|path| load_reference(path)).collect::<Result<Vec<_>>>()?;
-    let folder = ModelFolder::open(&options.model)?.with_transformer(options.transformer.as_deref());
+    let source = ModelSource::given(&options.model, options.transformer.as_deref())?;
+    let folder = source.fetch(&Part::ALL, control)?.folder;
     let prompts = [options.prompt.as_str(), options.negative_prompt.as_str()];
     let tokens = folder.tokenizer()?.encode(&prompts, None)?;
     let embeddings = folder.text_encoder()?.text_embeddings(&tokens.input_ids, &tokens.attention_mask)?;

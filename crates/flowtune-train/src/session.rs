@@ -5,10 +5,11 @@ use flowtune_data::{
 };
 use flowtune_engine::Tensor;
 use flowtune_flow::{FlowMatchingPipeline, Flux2Adapter};
+use flowtune_hub::Part;
 use flowtune_models::ModelFolder;
 
 use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Event;
 use crate::recipe::{CaptionDropoutMode, Recipe};
 
@@ -30,20 +31,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens the model's folder, reads the data and encodes what the cache lacks. `emit` hears of progress and warnings.
+    /// Opens the model's folder, brings its encoders here, reads the data and encodes what the cache lacks. `emit` hears of progress and warnings.
     ///
     /// # Errors
     /// `RECIPE_INVALID` for a distilled model that the recipe does not allow; those of reading model and data;
     /// `CANCELLED`.
     pub fn open(recipe: &Recipe, emit: &dyn Fn(&Event) -> Result<()>, control: &Control) -> Result<Self> {
-        let folder = recipe.model.open()?;
-        if folder.is_distilled() && !recipe.model.allow_distilled {
-            return Err(Error::Recipe(format!(
-                "`model.path`: {} is step-distilled, and training it gives grey, generic images; take its -base \
-                 variant, or set `model.allowDistilled`: true",
-                recipe.model.path.display()
-            )));
-        }
+        recipe.model.check_distilled(&recipe.model.open()?)?;
+        let folder = recipe.model.open_with(&Part::ENCODERS, control)?;
         let notice = |notice: Notice| -> flowtune_data::Result<()> {
             let told = emit(&event_of(notice));
             match control.is_cancelled() || told.is_err() {
@@ -109,7 +104,7 @@ pub fn flow_batch(batch: flowtune_data::Batch) -> flowtune_flow::Batch {
 fn event_of(notice: Notice) -> Event {
     match notice {
         Notice::Progress { stage, done, total } => {
-            Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 }
+            Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64, unit: None }
         }
         Notice::Warning { code, message } => Event::warning(code, message),
     }

@@ -55,6 +55,8 @@ fn the_encoders_are_gone_before_training() {
     // While they work they are seen, and afterwards what they made is all that is left.
     let (captions, images) = (seen.captions.into_inner(), seen.images.into_inner());
     assert!(captions > text_encoder / 2 && images > vae / 2, "{captions} and {images} bytes");
+    // One encoder after the other.
+    assert!(images < text_encoder, "both encoders at once: {images} bytes");
     let bytes = |tensor: &Tensor| tensor.len() * tensor.dtype().size();
     let empty = bytes(session.empty_prompt());
     // The held-out data may have an empty prompt of their own.

@@ -69,7 +69,7 @@ impl Flux2Transformer {
             return ModelFolder::open(path)?.transformer(precision);
         }
         let weights = Weights::open(path)?;
-        Self::load(config_beside(path, &weights)?, &weights, precision)
+        Self::load(config_beside(path, || Flux2Config::of(&weights))?, &weights, precision)
     }
 
     /// Writes the base model's weights and their configuration into `folder`, which is made if it is not there, in
@@ -105,9 +105,9 @@ impl Flux2Config {
 }
 
 /// What the `config.json` beside weights says, or where there is none, their shapes.
-fn config_beside(path: &Path, weights: &Weights) -> Result<Flux2Config> {
+fn config_beside(path: &Path, of_shapes: impl FnOnce() -> Result<Flux2Config>) -> Result<Flux2Config> {
     let file = path.join(CONFIG_FILE);
-    if file.is_file() { read_json(&file) } else { Flux2Config::of(weights) }
+    if file.is_file() { read_json(&file) } else { of_shapes() }
 }
 
 impl ModelFolder {
@@ -124,7 +124,8 @@ impl ModelFolder {
     /// # Errors
     /// `CHECKPOINT_LAYOUT`, `IO`.
     pub fn transformer_config(&self) -> Result<Flux2Config> {
-        config_beside(&self.transformer_path()?, &self.transformer_weights()?)
+        // The weights are looked at only where nothing else says what they are: they may not be here yet.
+        config_beside(&self.transformer_path()?, || self.transformer_weights().and_then(|w| Flux2Config::of(&w)))
     }
 
     /// The transformer, all frozen.

@@ -42,7 +42,9 @@ pub(super) fn disk(model: &Model, data: Option<DataSize>, recipe: &Recipe) -> Re
         _ => 4,
     };
     Ok(DiskPlan {
-        cache: data.map(|data| ((data.images + data.held_out) * (1 + data.references)) as u64 * latents + data.captions as u64 * text),
+        cache: data.map(|data| {
+            ((data.images + data.held_out) * (1 + data.references)) as u64 * latents + data.captions as u64 * text
+        }),
         cache_free: free_disk(&recipe.data.cache_dir),
         checkpoint: 12 * trained,
         checkpoints: written.min(recipe.checkpoint.keep as u64),

@@ -92,6 +92,7 @@ fn real(precision: Precision, lora: bool, step: Step) -> (isize, isize) {
             text_embeddings: Tensor::full(0.5f32, &[step.batch, step.sequence.text, 96]),
             loss_mask: None,
             guidance: None,
+            references: Vec::new(),
         };
         let tape = Tape::keeping(step.keep);
         let output = pipeline.step(&tape, &model, &batch, (0, 0, 0), Given::default()).unwrap();

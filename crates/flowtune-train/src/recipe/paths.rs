@@ -2,7 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::Recipe;
+use flowtune_hub::{HubModel, Reference};
+
+use super::{ModelRecipe, Recipe};
 use crate::error::{Error, Result};
 
 /// Folder of the cache, beside the run folder.
@@ -17,10 +19,7 @@ pub(super) fn make_absolute(recipe: &mut Recipe, base_dir: &Path) -> Result<()> 
         }
         Ok(normalize(&base.join(path)))
     };
-    recipe.model.path = join("model.path", &recipe.model.path)?;
-    if let Some(transformer) = &mut recipe.model.transformer {
-        *transformer = join("model.transformer", transformer)?;
-    }
+    make_model_absolute(&mut recipe.model, &base, &join)?;
     if let Some(from) = &mut recipe.lora.from {
         *from = join("lora.from", from)?;
     }
@@ -37,6 +36,42 @@ pub(super) fn make_absolute(recipe: &mut Recipe, base_dir: &Path) -> Result<()> 
     }
     for path in recipe.validation.prompts.iter_mut().flat_map(|prompt| &mut prompt.references) {
         *path = join("validation.prompts", path)?;
+    }
+    Ok(())
+}
+
+/// As the other paths; but what is not there and is a hub's id stays one.
+fn make_model_absolute(
+    model: &mut ModelRecipe,
+    base: &Path,
+    join: &dyn Fn(&str, &Path) -> Result<PathBuf>,
+) -> Result<()> {
+    let refused = |key: &'static str| move |error: flowtune_hub::Error| Error::Recipe(format!("`{key}`: {error}"));
+    let path = join("model.path", &model.path)?;
+    match Reference::to_model(&model.path, base).map_err(refused("model.path"))? {
+        Reference::Hub(HubModel { revision: Some(_), .. }) if model.revision.is_some() => {
+            let message = "`model.revision` is said twice, the other time behind the `@` of `model.path`; remove one";
+            return Err(Error::Recipe(message.to_owned()));
+        }
+        Reference::Hub(hub) => {
+            let revision = model.revision.take().or_else(|| hub.revision.clone());
+            let HubModel { id, revision } = hub.at(revision).map_err(refused("model.revision"))?;
+            (model.path, model.revision) = (id.into(), revision);
+        }
+        Reference::Path(_) if model.revision.is_some() => {
+            return Err(Error::Recipe(format!(
+                "`model.revision` is for a model of a hub, and `model.path` is the path {}; remove one",
+                path.display()
+            )));
+        }
+        Reference::Path(_) => model.path = path,
+    }
+    if let Some(given) = &mut model.transformer {
+        let path = join("model.transformer", given)?;
+        *given = match Reference::to_file(given, base).map_err(refused("model.transformer"))? {
+            Reference::Hub(file) => file.reference().into(),
+            Reference::Path(_) => path,
+        };
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
-use flowtune_models::{ComputeDtype, ModelFolder, Quantization};
+use flowtune_models::{ComputeDtype, Quantization};
 use serde::{Deserialize, Serialize};
 
 use super::forms::yes;
@@ -94,10 +94,13 @@ choice! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// Folder of a FLUX.2 pipeline in diffusers layout.
+    /// Folder of a FLUX.2 pipeline in diffusers layout, or its id on a hub (`owner/name`).
     pub path: PathBuf,
+    /// Branch, tag or commit of a hub's model; `main` unless given. A run keeps the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// Another transformer for that pipeline: a folder, or a safetensors or GGUF file, in diffusers' layout, Black Forest
-    /// Labs' or ComfyUI's.
+    /// Labs' or ComfyUI's; a file may be a hub's (`owner/name/file.safetensors`, `@revision` behind it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transformer: Option<PathBuf>,
     /// Train a step-distilled checkpoint all the same.
@@ -126,16 +129,6 @@ impl From<WeightsDtype> for DType {
             WeightsDtype::Float32 => Self::F32,
             WeightsDtype::Bfloat16 => Self::BF16,
         }
-    }
-}
-
-impl ModelRecipe {
-    /// The pipeline's folder with its transformer; no weights are read.
-    ///
-    /// # Errors
-    /// As [`ModelFolder::open`].
-    pub fn open(&self) -> flowtune_models::Result<ModelFolder> {
-        Ok(ModelFolder::open(&self.path)?.with_transformer(self.transformer.as_deref()))
     }
 }
 

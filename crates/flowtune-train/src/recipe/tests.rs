@@ -69,6 +69,22 @@ fn resolving_twice_changes_nothing() {
 }
 
 #[test]
+fn a_hubs_id_stays_one_wherever_it_is_resolved() {
+    let mut given = with("model.path", json!("owner/name@v1"));
+    given["model"]["transformer"] = json!("owner/name/file.gguf@v1");
+    let once = resolve(&given).unwrap();
+    assert_eq!((once.model.path.as_path(), once.model.revision.as_deref()), (Path::new("owner/name"), Some("v1")));
+    assert_eq!(resolve_recipe(&once.to_json().unwrap(), Path::new("/elsewhere")).unwrap(), once);
+    given["model"]["revision"] = json!("v2");
+    assert!(message(&given).contains("`model.revision` is said twice"));
+    given["model"]["path"] = json!("owner/name");
+    given["model"]["revision"] = json!("../x");
+    assert!(message(&given).contains("`model.revision`: `../x` is no revision of owner/name"));
+    given["model"]["path"] = json!("/model");
+    assert!(message(&given).contains("`model.revision` is for a model of a hub"));
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     let cases = [
         ("lora.rnak", "`lora.rnak` is not a recipe key; did you mean `lora.rank`?"),
