@@ -1,5 +1,6 @@
 //! `Flux2Transformer`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -186,7 +187,7 @@ impl Flux2Transformer {
             if adapters(&model).is_empty() {
                 return Err(Failure::new("INVALID_ARGUMENT", message));
             }
-            Ok(text(save_lora(&model, Path::new(&folder))?))
+            Ok(text(save_lora(&model, Path::new(&folder), &HashMap::new())?))
         })
     }
 

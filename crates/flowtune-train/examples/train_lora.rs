@@ -4,6 +4,7 @@
 //! cargo run --release -p flowtune-train --example train_lora -- /tmp/my-lora
 //! ```
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,6 @@ pub fn train(out: &Path) -> Result<Vec<f64>, Box<dyn Error>> {
         println!("step {:2}  loss {:.3}  gradient norm {norm:.3}", step + 1, output.metrics.loss);
         losses.push(output.metrics.loss);
     }
-    save_lora(&model, out)?;
+    save_lora(&model, out, &HashMap::new())?;
     Ok(losses)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flowtune_models::lora::{Adapter, LoraFormat, lora_file, read_adapters, write_adapters};
+use flowtune_models::lora::{Adapter, LoraFormat, lora_file, lora_file_notes, read_adapters, write_adapters};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +50,9 @@ pub fn export(options: ExportOptions, control: &Control) -> Result<ExportSummary
     // The largest model has the layers of all others too.
     let (largest, _) = Flux2Transformer::outline(Flux2Config::default())?;
     let modules = largest.linear_names();
-    let adapters = read_adapters(&given_lora(&options.lora), &modules)?;
-    write_adapters(&options.out, &adapters, options.format)?;
+    let lora = given_lora(&options.lora);
+    let adapters = read_adapters(&lora, &modules)?;
+    write_adapters(&options.out, &adapters, options.format, &lora_file_notes(&lora)?)?;
     let written = read_adapters(&options.out, &modules)?;
     let mut largest = 0f64;
     for (i, adapter) in adapters.iter().enumerate() {

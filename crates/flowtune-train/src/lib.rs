@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod imaging;
 mod inspect;
+mod lora_notes;
 mod lr_schedule;
 mod merge;
 mod model_source;

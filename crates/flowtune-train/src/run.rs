@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
         let steps = self.progress.step;
         let evaluation_after = self.evaluate(steps)?;
         let samples_after = self.samples(steps)?;
-        let weights = self.trainable.export(&self.folder, &self.model)?;
+        let weights = self.trainable.export(&self.folder, &self.model, &self.recipe)?;
         let (plot, report) = (self.folder.plot_path(), self.folder.report_path());
         let summary = TrainSummary {
             run_dir: self.folder.dir().to_path_buf(),

@@ -10,6 +10,7 @@ use flowtune_models::{read_safetensors, save_safetensors};
 
 use crate::error::{Error, Result};
 use crate::export::given_lora;
+use crate::lora_notes::lora_notes;
 use crate::recipe::{Mode, Recipe};
 use crate::run_folder::RunFolder;
 
@@ -82,11 +83,11 @@ impl Trainable {
     }
 
     /// Writes the result into the run folder, in diffusers layout, and returns its folder.
-    pub(crate) fn export(&self, run: &RunFolder, model: &Flux2Transformer) -> Result<PathBuf> {
+    pub(crate) fn export(&self, run: &RunFolder, model: &Flux2Transformer, recipe: &Recipe) -> Result<PathBuf> {
         match &self.kind {
             Kind::Lora => {
                 let dir = run.lora_dir();
-                save_lora(model, &dir)?;
+                save_lora(model, &dir, &lora_notes(recipe, model.config())?)?;
                 Ok(dir)
             }
             Kind::Full(dtype) => {

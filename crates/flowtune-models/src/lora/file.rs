@@ -13,6 +13,18 @@ use crate::weights::{read_metadata, read_safetensors, save_safetensors};
 
 /// Key of the JSON in the file's metadata from which diffusers builds its `LoraConfig`.
 const METADATA_KEY: &str = "lora_adapter_metadata";
+/// Key that every file of PyTorch's world has.
+const FORMAT_KEY: &str = "format";
+
+/// What a LoRA's file says of itself beside what its format needs.
+///
+/// # Errors
+/// `CHECKPOINT_LAYOUT`, `IO`.
+pub fn lora_file_notes(file: &Path) -> Result<HashMap<String, String>> {
+    let mut notes = read_metadata(file)?;
+    notes.retain(|key, _| key != METADATA_KEY && key != FORMAT_KEY);
+    Ok(notes)
+}
 
 /// The adapter of one layer: y += scale · x·Aᵀ·Bᵀ.
 #[derive(Debug, Clone)]
@@ -65,12 +77,19 @@ impl Adapter {
     }
 }
 
-/// Writes adapters to a safetensors file in `format`. Reading it gives the same product of A, B and scale.
+/// Writes adapters to a safetensors file in `format`, with `notes` in its metadata. Reading it gives the same product of A,
+/// B and scale.
 ///
 /// # Errors
 /// `IO` naming the file.
-pub fn write_adapters(file: &Path, adapters: &[Adapter], format: LoraFormat) -> Result<()> {
-    let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+pub fn write_adapters(
+    file: &Path,
+    adapters: &[Adapter],
+    format: LoraFormat,
+    notes: &HashMap<String, String>,
+) -> Result<()> {
+    let mut metadata = notes.clone();
+    metadata.insert(FORMAT_KEY.to_owned(), "pt".to_owned());
     if format == LoraFormat::Diffusers {
         metadata.insert(METADATA_KEY.to_owned(), peft_config(adapters).to_string());
     }

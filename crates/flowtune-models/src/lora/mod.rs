@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::error::{Result, io_error, layout_error};
 use crate::linear::{Linear, Lora};
 use crate::transformer::Flux2Transformer;
-pub use file::{Adapter, adapters_of, read_adapters, write_adapters};
+pub use file::{Adapter, adapters_of, lora_file_notes, read_adapters, write_adapters};
 pub use formats::LoraFormat;
 
 /// File name that diffusers' `load_lora_weights(folder)` looks for.
@@ -170,14 +170,14 @@ pub fn remove_lora(model: &Flux2Transformer) {
 }
 
 /// Writes the adapters that are on the model into `folder`, which is made if it is not there, as diffusers'
-/// `load_lora_weights(folder)` reads them. Returns the file.
+/// `load_lora_weights(folder)` reads them, with `notes` in the file's metadata. Returns the file.
 ///
 /// # Errors
 /// `IO` naming the file.
-pub fn save_lora(model: &Flux2Transformer, folder: &Path) -> Result<PathBuf> {
+pub fn save_lora(model: &Flux2Transformer, folder: &Path, notes: &HashMap<String, String>) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(io_error(folder))?;
     let file = folder.join(LORA_FILE);
-    write_adapters(&file, &adapters(model), LoraFormat::Diffusers)?;
+    write_adapters(&file, &adapters(model), LoraFormat::Diffusers, notes)?;
     Ok(file)
 }
 

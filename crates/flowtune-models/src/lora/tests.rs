@@ -73,7 +73,7 @@ fn what_is_written_in_any_format_is_read_with_the_same_effect() {
         let adapters = trained(&model, of);
         for format in [LoraFormat::Diffusers, LoraFormat::Comfyui, LoraFormat::Kohya] {
             let file = folder.path().join("lora.safetensors");
-            write_adapters(&file, &adapters, format).unwrap();
+            write_adapters(&file, &adapters, format, &HashMap::new()).unwrap();
             load_lora(&model, &file).unwrap();
             let back = super::adapters(&model);
             let (want, got) = (by_module(&adapters), by_module(&back));
@@ -114,7 +114,7 @@ fn names_are_those_of_black_forest_labs_layers_and_so_are_the_products() {
     let folder = tempfile::tempdir().unwrap();
     for (format, stem) in [(LoraFormat::Comfyui, "diffusion_model."), (LoraFormat::Kohya, "lora_unet_")] {
         let file = folder.path().join("lora.safetensors");
-        write_adapters(&file, &adapters, format).unwrap();
+        write_adapters(&file, &adapters, format, &HashMap::new()).unwrap();
         let tensors = read_safetensors(&file).unwrap();
         let [a_name, b_name] = format.matrices();
         let mut seen = 0;
@@ -137,7 +137,7 @@ fn metadata_tell_diffusers_what_differs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lora.safetensors");
     let mut adapters = trained(&model, |_| (4, 0.5));
-    write_adapters(&file, &adapters, LoraFormat::Diffusers).unwrap();
+    write_adapters(&file, &adapters, LoraFormat::Diffusers, &HashMap::new()).unwrap();
     let config =
         |file| serde_json::from_str::<serde_json::Value>(&read_metadata(file).unwrap()["lora_adapter_metadata"]);
     let plain = config(&file).unwrap();
@@ -145,7 +145,7 @@ fn metadata_tell_diffusers_what_differs() {
     assert!(plain.get("transformer.rank_pattern").is_none() && plain.get("transformer.alpha_pattern").is_none());
     adapters[1].a = numbers(&[2, adapters[1].a.dim(1)], 1);
     adapters[1].b = numbers(&[adapters[1].b.dim(0), 2], 1);
-    write_adapters(&file, &adapters, LoraFormat::Diffusers).unwrap();
+    write_adapters(&file, &adapters, LoraFormat::Diffusers, &HashMap::new()).unwrap();
     let patterns = config(&file).unwrap();
     assert_eq!(patterns["transformer.rank_pattern"][&adapters[1].module], 2);
     assert_eq!(patterns["transformer.alpha_pattern"][&adapters[1].module], 1.0);
