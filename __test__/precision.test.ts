@@ -111,7 +111,7 @@ describe('a recipe', () => {
 describe('verify', () => {
   it('compares directions in bfloat16, and leaves out what is float32 only', async () => {
     const report = await verify(cases, { dtype: 'bfloat16' })
-    expect(report.cases.map(({ kind }) => kind)).toEqual(['train', 'train', 'train'])
+    expect(report.cases.map(({ kind }) => kind)).toEqual(Array(5).fill('train'))
     expect(report.ok).toBe(true)
   })
 })

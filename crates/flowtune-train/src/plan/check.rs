@@ -115,8 +115,8 @@ mod tests {
         let refused = peak(limit).unwrap_err();
         assert_eq!(refused.code(), "OUT_OF_MEMORY");
         let message = refused.to_string();
-        for part in ["training would take about", "0.4 GB are available", "`train.", "flowtune plan", "allowOverMemory"]
-        {
+        let available = format!("{} are available", gigabytes(limit));
+        for part in ["training would take about", &available, "`train.", "flowtune plan", "allowOverMemory"] {
             assert!(message.contains(part), "{part}: {message}");
         }
         let hopeless = peak(1_000_000).unwrap_err().to_string();
