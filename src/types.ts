@@ -141,14 +141,24 @@ export interface TrainSummary {
   trainingSeconds?: number
 }
 
+/** Images of one size. */
+export interface BucketSummary {
+  /** Pixels. */
+  width: number
+  /** Pixels. */
+  height: number
+  /** How many images are trained at this size. */
+  images: number
+}
+
 /** What `prepare` cached. */
 export interface PrepareSummary {
   /** Folder of the cache. */
   cacheDir: string
   /** Held-out ones included. */
   images: number
-  /** Sizes that they are trained at in pixels, and how many images at each, smallest first. */
-  buckets: { width: number; height: number; images: number }[]
+  /** Sizes that they are trained at, smallest first. */
+  buckets: BucketSummary[]
   /** Distinct captions and prompts, the empty one included. */
   captions: number
   /** Images with a mask. */
