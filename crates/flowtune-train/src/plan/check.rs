@@ -59,7 +59,7 @@ fn advice(search: &Search) -> Result<String> {
 /// What to do where the encoders do not fit.
 pub(super) fn encoding_advice(run: &Rehearsal) -> String {
     format!(
-        "encoding takes {} whatever the recipe says, for the text encoder is loaded in float32: run `flowtune prepare` \
+        "encoding takes {} whatever is trained, most of it the text encoder: run `flowtune prepare` \
          where there is more memory, and bring its `data.cacheDir` here; training then takes {}",
         gigabytes(run.phases[0].peak),
         gigabytes(run.training_peak().peak)

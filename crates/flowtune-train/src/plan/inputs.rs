@@ -39,8 +39,7 @@ impl Model {
         let (outline, weights) = Flux2Transformer::outline(config.clone())?;
         let file = folder.transformer_weights()?;
         let text_weights = folder.weights("text_encoder")?;
-        let widest =
-            text_weights.names().iter().filter_map(|name| text_weights.float_type(name)).map(DType::size).max();
+        let widest = text_weights.names().iter().map(|name| text_weights.stored_dtype(name).size()).max();
         let vae_weights = folder.weights("vae")?;
         let of_vae = |name: &String| vae_weights.shape(name).map(|shape| shape.iter().product::<usize>());
         let vae_parameters = vae_weights.names().iter().filter_map(of_vae).sum();

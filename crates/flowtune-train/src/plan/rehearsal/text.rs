@@ -8,7 +8,7 @@ use super::ops::multiply;
 /// Queries whose scores a thread has in memory (`ops/causal_attention.rs`).
 const QUERY_CHUNK: usize = 64;
 
-/// Loads the layers up to the last tap, from files whose numbers have `stored` bytes, and encodes a prompt of `tokens`.
+/// Loads the layers up to the last tap, of numbers with `stored` bytes as in the files, and encodes a prompt of `tokens`.
 /// What comes back are the weights, which stay.
 pub(crate) fn encode_text(
     ledger: &Ledger,
@@ -27,11 +27,9 @@ pub(crate) fn encode_text(
     weights
 }
 
-/// A weight, and for a moment what the file has of it.
+/// A weight, read to where it stays.
 fn load(ledger: &Ledger, elements: usize, stored: usize) -> Ghost {
-    // float32 is read to where it stays.
-    let _read = (stored < 4).then(|| ledger.tensor(Component::Work, elements, stored));
-    ledger.tensor(Component::TextEncoder, elements, 4)
+    ledger.tensor(Component::TextEncoder, elements, stored)
 }
 
 fn load_layer(ledger: &Ledger, c: &TextConfig, stored: usize, weights: &mut Vec<Ghost>) {
@@ -41,7 +39,11 @@ fn load_layer(ledger: &Ledger, c: &TextConfig, stored: usize, weights: &mut Vec<
     // Gate and up are read first, then copied above each other.
     let _gate_up = [load(mlp), load(mlp)];
     weights.extend([queries, keys, keys, queries].map(|width| load(width * c.hidden_size)));
-    weights.push(ledger.tensor(Component::TextEncoder, 2 * mlp, 4));
+    weights.push(load(2 * mlp));
+    if stored < 4 {
+        // What is joined passes through float32.
+        ledger.scratch(2 * mlp * 4);
+    }
     weights.push(load(mlp));
 }
 
