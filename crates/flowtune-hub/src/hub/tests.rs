@@ -481,6 +481,9 @@ fn progress_ends_at_the_total_and_a_stop_keeps_what_came() {
     let error = stopped.client().pipeline(&model(None), &Part::ALL, &ear).unwrap_err();
     assert_eq!(error.code(), "CANCELLED");
     assert!(stopped.repo().join("snapshots").join(commit('a')).join(CONFIG).is_file());
+    let partial = stopped.repo().join("blobs").join(&stopped.blobs(".incomplete")[0]);
+    let came = fs::metadata(&partial).unwrap().len();
+    assert!((1..size).contains(&came), "stopped at once: {came} of {size}");
     stopped.pipeline(None).unwrap();
 }
 
