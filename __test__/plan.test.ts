@@ -1,4 +1,4 @@
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, it } from 'vitest'
@@ -66,7 +66,6 @@ describe('flowtune plan', () => {
     const after = await plan(recipe, { noTime: true })
     expect(phase(after, 'encode').needed).toBe(false)
     expect(after.notes.join()).toContain('encoding is not counted')
-    const { readdirSync, statSync } = await import('node:fs')
     const files = readdirSync(recipe.data.cacheDir, { recursive: true, withFileTypes: true }).filter((f) => f.isFile())
     const written = files.reduce((sum, file) => sum + statSync(join(file.parentPath, file.name)).size, 0)
     expect(Math.abs((before.disk.cache ?? 0) / written - 1)).toBeLessThan(0.02)
@@ -101,6 +100,22 @@ describe('a plan from headers alone', () => {
     const full = await of({ mode: 'full' })
     // Weights, gradients and two moments of four bytes each.
     expect(full.peak / 1e9).toBeGreaterThan(16 * 3.87)
+  })
+
+  it('recommends what costs time alone before what changes the result', async () => {
+    const recipe = { ...kleinRecipe('4B'), train: { steps: 30, batchSize: 2, activationCheckpointing: false } }
+    const kept = phase(await plan(recipe, sizes), 'train').peak
+    const memory = (kept - 2e9) / 1e9
+    const { switches, recommended } = await plan(recipe, { ...sizes, memory })
+    expect(recommended?.settings.map(({ key }) => key)).toEqual(['train.activationCheckpointing', 'train.memoryBudget'])
+    expect(recommended?.peak).toBeLessThanOrEqual(memory * 1e9)
+    // Some blocks are computed twice, not all.
+    expect(recommended?.time).toBeGreaterThan(1)
+    expect(recommended?.time).toBeLessThan(1.3)
+    expect(switches[0]).toEqual(recommended)
+    const settings = Object.fromEntries(recommended?.settings.map(({ key, value }) => [key.split('.')[1], value]) ?? [])
+    const followed = await plan({ ...recipe, train: { ...recipe.train, ...settings } }, { ...sizes, memory })
+    expect(followed.memory).toMatchObject({ fits: true, peak: recommended?.peak })
   })
 
   it('says of klein-9B that bfloat16 is too large where int8 fits', async () => {

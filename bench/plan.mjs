@@ -2,7 +2,9 @@
 // of a step. Steps are those of the other benches (random weights, `geometries.json`; files with holes, `load.mjs`); the
 // embedded model runs as a whole, from its images to the sample images.
 //
-//   npm run bench -- plan [--only mid,klein-blocks,load,tiny] [--steps 1] [--json out.json]
+//   npm run bench -- plan [--only mid,klein-blocks,load,tiny] [--steps 1] [--json out.json] [--measured out.json]
+//
+// `--measured` takes what an earlier run wrote with `--json` instead of running: for changes of the plan alone.
 
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -18,6 +20,7 @@ const { values: options } = parseArgs({
     only: { type: 'string', default: 'mid,klein-blocks,load,tiny' },
     steps: { type: 'string', default: '1' },
     json: { type: 'string' },
+    measured: { type: 'string' },
   },
 })
 
@@ -86,6 +89,14 @@ function recipeOf(
 
 const training = ({ memory }) => memory.phases.find(({ name }) => name === 'train').peak
 
+const earlier = options.measured ? JSON.parse(readFileSync(options.measured, 'utf8')) : []
+
+/** What was measured earlier, or is now. */
+function result(what, planned, run) {
+  const { measured, time } = earlier.find((each) => each.what === what) ?? run()
+  return { what, planned, measured, time }
+}
+
 async function step(name, [mode, keep, type, batch]) {
   const { transformer: t, latents, textTokens } = geometries[name]
   const shape = {
@@ -98,18 +109,23 @@ async function step(name, [mode, keep, type, batch]) {
   const types = type === 'int8' ? { dtype: 'bfloat16', quantization: 'int8' } : { dtype: type }
   const planned = await plan(recipeOf(shape, latents[0], textTokens, { mode, keep, batch, ...types }))
   const args = [here('flowtune-step.mjs'), name, mode, keep, options.steps, type, String(batch)]
-  const { seconds, peakBytes } = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' }))
-  const what = `${name} ${mode}, ${type}, ${keep}, batch ${batch}`
-  return { what, planned: training(planned), measured: peakBytes, time: planned.time.step / Math.min(...seconds) }
+  const run = () => {
+    const { seconds, peakBytes } = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' }))
+    return { measured: peakBytes, time: planned.time.step / Math.min(...seconds) }
+  }
+  return result(`${name} ${mode}, ${type}, ${keep}, batch ${batch}`, training(planned), run)
 }
 
 async function load([name, dtype, quantization]) {
   const types = { mode: 'lora', keep: 'checkpointed', batch: 1, dtype, quantization }
   const planned = await plan(recipeOf(GEOMETRIES[name], 16, 512, types), { noTime: true })
   const args = [here('load.mjs'), '--geometry', name, '--dtype', dtype, '--quantization', quantization]
-  const { peakGigabytes } = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' }))
+  const run = () => {
+    const { peakGigabytes } = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' }))
+    return { measured: peakGigabytes * 1e9 }
+  }
   const type = quantization === 'none' ? dtype : quantization
-  return { what: `${name} lora, ${type}, checkpointed`, planned: training(planned), measured: peakGigabytes * 1e9 }
+  return result(`${name} lora, ${type}, checkpointed`, training(planned), run)
 }
 
 /** The quickstart's recipe, whole, in fewer steps. */
@@ -124,13 +140,13 @@ async function tiny(mode, activationCheckpointing) {
   const [file, peak] = [join(folder, 'recipe.yaml'), join(folder, 'peak')]
   writeFileSync(file, JSON.stringify(recipe))
   const args = ['--import', here('peak.mjs'), here('../dist/cli.js'), 'train', file, '--json']
-  execFileSync(process.execPath, args, {
-    env: { ...process.env, PEAK_FILE: peak },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
+  const run = () => {
+    const env = { ...process.env, PEAK_FILE: peak }
+    execFileSync(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] })
+    return { measured: Number(readFileSync(peak, 'utf8')) }
+  }
   const keep = activationCheckpointing ? 'checkpointed' : 'kept'
-  const what = `embedded model ${mode}, ${keep}, whole run`
-  return { what, planned: planned.memory.peak, measured: Number(readFileSync(peak, 'utf8')) }
+  return result(`embedded model ${mode}, ${keep}, whole run`, planned.memory.peak, run)
 }
 
 function* work() {

@@ -57,6 +57,7 @@ const COMPONENTS = {
   gradients: 'gradients',
   activations: 'activations',
   work: 'work buffers',
+  allocator: 'kept when freed',
 }
 
 /** Columns of the longest bar. */
@@ -74,10 +75,10 @@ function memoryLines({ peak, phase, limit, fits, phases }: MemoryPlan): string[]
 function phaseLines({ name, needed, peak, components }: MemoryPhase, largest: number): string[] {
   const rows = components.map(({ component, bytes }) => {
     const bar = '█'.repeat(Math.round((bytes / largest) * BAR)) || '▏'
-    return `    ${COMPONENTS[component].padEnd(14)} ${gigabytes(bytes).padStart(9)}  ${bar}`
+    return `    ${COMPONENTS[component].padEnd(15)} ${gigabytes(bytes).padStart(9)}  ${bar}`
   })
   return [
-    `  ${PHASES[name].padEnd(16)} ${gigabytes(peak).padStart(9)}${needed ? '' : '  if the cache lacks something'}`,
+    `  ${PHASES[name].padEnd(17)} ${gigabytes(peak).padStart(9)}${needed ? '' : '  if the cache lacks something'}`,
     ...rows,
   ]
 }

@@ -44,11 +44,12 @@ impl Planner<'_> {
             let mask = item.mask.as_deref().map(|mask| self.mask(mask, size, *target, &mut damaged)).transpose()?;
             planned.push(Planned { latents, mask, references: Vec::new() });
         }
+        let resolutions = self.sizing.resolutions_of(size);
         for path in &item.references {
             let bytes = read(path)?;
             let own = image_size(&bytes, path)?;
             // A reference keeps its own aspect, with the pixels of the image it belongs to.
-            let sizes: Vec<_> = self.sizing.resolutions_of(size).into_iter().map(|side| own.bucket(side)).collect();
+            let sizes: Vec<_> = resolutions.iter().map(|&side| own.bucket(side)).collect();
             let latents = self.latents(&bytes, path, &sizes, &mut damaged)?;
             planned.iter_mut().zip(latents).for_each(|(planned, latents)| planned.references.push(latents));
         }

@@ -30,39 +30,39 @@ fn check_within(recipe: &Recipe, limit: usize) -> Result<Option<Event>> {
     let encodes = must_encode(&recipe.data.cache_dir, data);
     let Ok(run) = rehearse(&model, data, encodes, recipe) else { return Ok(None) };
     let peak = run.peak();
-    let (gigabytes, available) = (gigabytes(peak.peak), gigabytes(limit));
+    let (taken, available) = (gigabytes(peak.peak), gigabytes(limit));
     if peak.peak > limit {
-        let advice = match peak.name {
-            PhaseName::Encode => encoding_advice(&run),
-            _ => advice(&Search { model: &model, data, recipe, limit })?,
+        let search = Search { model: &model, data, recipe, limit };
+        let smaller = if run.training_peak().peak > limit { search.cheapest()? } else { None };
+        let advice = match (peak.name, &smaller) {
+            (PhaseName::Encode, _) => encoding_advice(&run, smaller.as_ref()),
+            (_, Some(switch)) => format!("with {} it takes {}", in_words(switch), gigabytes(switch.peak)),
+            _ => "no setting makes it fit; take a smaller model, or a machine with more memory".to_owned(),
         };
         return Err(Error::OutOfMemory(format!(
-            "{} would take about {gigabytes} of memory, and {available} are available; {advice}. `flowtune plan` shows \
+            "{} would take about {taken} of memory, and {available} are available; {advice}. `flowtune plan` shows \
              where it goes; `train.allowOverMemory: true` tries all the same",
             doing(peak.name)
         )));
     }
     let tight = peak.peak as f64 > TIGHT * limit as f64;
     Ok(tight.then(|| {
-        let message = format!("{} takes about {gigabytes} of memory, and {available} are available", doing(peak.name));
+        let message = format!("{} takes about {taken} of memory, and {available} are available", doing(peak.name));
         Event::warning("MEMORY_TIGHT", message)
     }))
 }
 
-fn advice(search: &Search) -> Result<String> {
-    Ok(match search.cheapest()? {
-        Some(switch) => format!("with {} it takes {}", in_words(&switch), gigabytes(switch.peak)),
-        None => "no setting makes it fit; take a smaller model, or a machine with more memory".to_owned(),
-    })
-}
-
-/// What to do where the encoders do not fit.
-pub(super) fn encoding_advice(run: &Rehearsal) -> String {
+/// What to do where the encoders do not fit; `smaller` is how training does, where it does not either.
+pub(super) fn encoding_advice(run: &Rehearsal, smaller: Option<&Switch>) -> String {
+    let (settings, peak) = match smaller {
+        Some(switch) => (format!(" with {}", in_words(switch)), switch.peak),
+        None => (String::new(), run.training_peak().peak),
+    };
     format!(
-        "encoding takes {} whatever is trained, most of it the text encoder: run `flowtune prepare` \
-         where there is more memory, and bring its `data.cacheDir` here; training then takes {}",
+        "encoding takes {} whatever is trained, most of it the text encoder: run `flowtune prepare` where there is more \
+         memory, and bring its `data.cacheDir` here; training{settings} then takes {}",
         gigabytes(run.phases[0].peak),
-        gigabytes(run.training_peak().peak)
+        gigabytes(peak)
     )
 }
 
@@ -81,7 +81,7 @@ fn in_words(switch: &Switch) -> String {
         serde_json::Value::String(text) => format!("`{key}: {text}`"),
         other => format!("`{key}: {other}`"),
     };
-    switch.settings.iter().map(word).collect::<Vec<_>>().join(" and ")
+    switch.settings.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 /// 12.3 GB, of 10⁹ bytes.
@@ -114,8 +114,7 @@ mod tests {
         let limit = run.training_peak().peak * 7 / 10;
         let refused = peak(limit).unwrap_err();
         assert_eq!(refused.code(), "OUT_OF_MEMORY");
-        let message = refused.to_string();
-        let available = format!("{} are available", gigabytes(limit));
+        let (message, available) = (refused.to_string(), format!("{} are available", gigabytes(limit)));
         for part in ["training would take about", &available, "`train.", "flowtune plan", "allowOverMemory"] {
             assert!(message.contains(part), "{part}: {message}");
         }

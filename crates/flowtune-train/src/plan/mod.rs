@@ -88,13 +88,14 @@ pub fn plan(recipe: &Recipe, options: PlanOptions) -> Result<Plan> {
     let search = search.filter(|search| run.training_peak().peak > search.limit);
     let time = (!options.no_time).then(|| Rates::measure(recipe).map(|rates| time(data, encodes, recipe, &run, rates)));
     let peak = run.peak();
+    let recommended = search.as_ref().map(Search::cheapest).transpose()?.flatten();
     Ok(Plan {
         disk: disk::disk(&model, listed, recipe)?,
         time: time.transpose()?,
         images: listed.map(|data| data.images),
         switches: search.as_ref().map(Search::singly).transpose()?.unwrap_or_default(),
-        recommended: search.as_ref().map(Search::cheapest).transpose()?.flatten(),
-        notes: notes(&run, limit, listed),
+        notes: notes(&run, limit, listed, recommended.as_ref()),
+        recommended,
         memory: MemoryPlan {
             peak: peak.peak,
             phase: peak.name,
@@ -105,7 +106,7 @@ pub fn plan(recipe: &Recipe, options: PlanOptions) -> Result<Plan> {
     })
 }
 
-fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>) -> Vec<String> {
+fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>, smaller: Option<&Switch>) -> Vec<String> {
     let encode = &run.phases[0];
     let mut notes = Vec::new();
     if data.is_none() {
@@ -116,7 +117,7 @@ fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>) ->
         notes.push("the cache has as many entries as this recipe needs: encoding is not counted, unless it turns out that they are others".into());
     }
     if limit.is_some_and(|limit| encode.needed && encode.peak as u64 > limit) {
-        notes.push(encoding_advice(run));
+        notes.push(encoding_advice(run, smaller));
     }
     notes
 }

@@ -57,9 +57,9 @@ impl Search<'_> {
         for kind in KINDS {
             let forms = kind(self.recipe);
             let Some(strongest) = forms.last() else { continue };
-            let milder =
+            let fitting =
                 forms.iter().map(|form| self.switch(form)).find(|switch| switch.as_ref().map_or(true, |s| s.fits));
-            let switch = milder.unwrap_or_else(|| self.switch(strongest))?;
+            let switch = fitting.unwrap_or_else(|| self.switch(strongest))?;
             if switch.peak < before {
                 switches.push(switch);
             }
@@ -101,7 +101,19 @@ impl Search<'_> {
         rehearse(self.model, self.data, false, recipe)
     }
 
+    /// What `changed` comes to. A memory budget that hardly saves time is left out.
     fn switch(&self, changed: &Recipe) -> Result<Switch> {
+        let switch = self.measured(changed)?;
+        if changed.train.memory_budget == self.recipe.train.memory_budget {
+            return Ok(switch);
+        }
+        let mut plain = changed.clone();
+        plain.train.memory_budget = None;
+        let plain = self.measured(&plain)?;
+        Ok(if plain.fits && plain.time < WORTH * switch.time { plain } else { switch })
+    }
+
+    fn measured(&self, changed: &Recipe) -> Result<Switch> {
         let (before, after) = (self.rehearse(self.recipe)?, self.rehearse(changed)?);
         let of_sample = |run: &Rehearsal, recipe: &Recipe| {
             Rates::nominal(recipe).seconds(run.work.step) / recipe.samples_per_step() as f64
@@ -115,6 +127,9 @@ impl Search<'_> {
         })
     }
 }
+
+/// How much longer a step without a memory budget takes for one to be worth its line.
+const WORTH: f64 = 1.02;
 
 /// The keys in which two recipes differ, among those that are changed here.
 fn settings(before: &Recipe, after: &Recipe) -> Vec<Setting> {

@@ -144,7 +144,7 @@ fn a_rehearsed_step_takes_what_the_step_takes() {
     let mut report = String::new();
     let mut worst = 0f64;
     for (precision, lora, keep) in cases {
-        for (batch, image, accumulation) in [(1, 256, 1), (2, 256, 1), (1, 256, 2), (1, 64, 1)] {
+        for (batch, image, accumulation) in [(1, 256, 1), (2, 64, 2)] {
             let sequence = Sequence { image, text: 48 };
             let step = Step { batch, sequence, keep, accumulation, drops_captions: false };
             let (real, rehearsed) = (real(precision, lora, step), rehearsed(precision, lora, step));

@@ -30,10 +30,12 @@ pub enum Component {
     Activations,
     /// Everything that an operation needs while it runs.
     Work,
+    /// Freed memory that the C library does not give back.
+    Allocator,
 }
 
 /// How many components there are.
-const COMPONENTS: usize = Component::Work as usize + 1;
+const COMPONENTS: usize = Component::Allocator as usize + 1;
 
 impl Component {
     const ALL: [Self; COMPONENTS] = [
@@ -47,6 +49,7 @@ impl Component {
         Self::Gradients,
         Self::Activations,
         Self::Work,
+        Self::Allocator,
     ];
 }
 
@@ -57,6 +60,10 @@ pub(crate) struct Usage([usize; COMPONENTS]);
 impl Usage {
     pub(crate) fn total(&self) -> usize {
         self.0.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, component: Component, bytes: usize) {
+        self.0[component as usize] += bytes;
     }
 
     /// Components that take something, with their bytes.
@@ -102,9 +109,17 @@ struct Book {
     /// Bytes of what the engine counts as tensors.
     tensors: Cell<usize>,
     operations: Cell<Operations>,
+    /// The largest tensor that came and went, of those up to a size.
+    largest_passing: Cell<usize>,
+    noted: usize,
 }
 
 impl Ledger {
+    /// A ledger that notes the largest tensor that comes and goes, of those of at most `bytes`.
+    pub(crate) fn noting(bytes: usize) -> Self {
+        Self(Rc::new(Book { noted: bytes, ..Book::default() }))
+    }
+
     /// A tensor of `elements` of `size` bytes each.
     pub(crate) fn tensor(&self, component: Component, elements: usize, size: usize) -> Ghost {
         self.hold(component, elements, size, true)
@@ -121,6 +136,8 @@ impl Ledger {
         if is_tensor {
             self.0.tensors.set(self.0.tensors.get() + room.bytes);
         }
+        let passes = matches!(component, Component::Work | Component::Gradients) && room.bytes <= self.0.noted;
+        self.0.largest_passing.set(self.0.largest_passing.get().max(if passes { room.bytes } else { 0 }));
         self.look();
         Ghost { room: Rc::new(room), elements }
     }
@@ -140,6 +157,11 @@ impl Ledger {
     /// The most that was in memory at once, by what it was for.
     pub(crate) fn peak(&self) -> Usage {
         *self.0.peak.borrow()
+    }
+
+    /// See [`Ledger::noting`].
+    pub(crate) fn largest_passing(&self) -> usize {
+        self.0.largest_passing.get()
     }
 
     /// [`flowtune_engine::live_bytes`].

@@ -10,7 +10,7 @@ mod transformer;
 mod vae;
 
 pub use ledger::Component;
-pub(super) use ledger::{Ghost, Ledger, Operations, Usage};
+pub(super) use ledger::{Ghost, Ledger, Operations};
 pub(super) use step::{Denoising, Sampling, Step, Training};
 pub(super) use text::encode_text;
 pub(super) use transformer::Sequence;
