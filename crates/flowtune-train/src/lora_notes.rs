@@ -16,16 +16,17 @@ use crate::recipe::Recipe;
 pub(crate) fn lora_notes(recipe: &Recipe, config: &Flux2Config) -> Result<HashMap<String, String>> {
     let last = |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let side = recipe.data.largest_resolution();
+    // A LoRA that went on from another has that one's rank, whatever the recipe says.
+    let own = recipe.lora.from.is_none();
     let notes = [
         ("modelspec.sai_model_spec", Some("1.0.0".to_owned())),
         ("modelspec.architecture", Some(format!("{}/lora", architecture(config)))),
         ("modelspec.implementation", Some("https://github.com/black-forest-labs/flux2".to_owned())),
-        ("modelspec.prediction_type", Some("v".to_owned())),
         ("modelspec.resolution", Some(format!("{side}x{side}"))),
         ("modelspec.trigger_phrase", recipe.data.trigger_word.clone()),
         ("ss_sd_model_name", Some(last(&recipe.model.path))),
-        ("ss_network_dim", Some(recipe.lora.rank.to_string())),
-        ("ss_network_alpha", Some(recipe.lora.alpha.to_string())),
+        ("ss_network_dim", own.then(|| recipe.lora.rank.to_string())),
+        ("ss_network_alpha", own.then(|| recipe.lora.alpha.to_string())),
         ("ss_steps", Some(recipe.train.steps.to_string())),
         ("flowtune_version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ("flowtune_recipe_sha256", Some(recipe_hash(recipe)?)),
