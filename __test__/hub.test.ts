@@ -13,6 +13,7 @@ import {
   inspect,
   loadRecipe,
   type ProgressEvent,
+  plan,
   prepare,
   type Recipe,
   type RunEvent,
@@ -89,6 +90,11 @@ describe('a recipe with a hub’s id', () => {
     const explanation = await explain(recipe)
     expect(explanation.totalParameters).toBe((await explain({ ...recipe, model: { path: pipeline } })).totalParameters)
     expect(hub.fetched().filter((name) => !name.endsWith('config.json'))).toEqual(['model_index.json'])
+    // A plan takes the headers of the weights: the same memory, and none of them in the cache.
+    const memory = async (path: string) => (await plan({ ...recipe, model: { path } }, { noTime: true })).memory.phases
+    expect(await memory(hubModel)).toEqual(await memory(pipeline))
+    expect(filesIn(home).filter((file) => file.endsWith('.safetensors'))).toEqual([])
+    hub.fetched()
 
     const progress: ProgressEvent[] = []
     await AutoencoderKLFlux2.load(hubModel, { onProgress: (event) => progress.push(event) })

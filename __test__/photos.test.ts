@@ -9,6 +9,7 @@ import {
   type PrepareSummary,
   type Recipe,
   type TrainSummary,
+  train,
 } from '../src/index'
 import { cli, documents } from './helpers/cli'
 import { fixtures, root, temporaryFolder } from './helpers/paths'
@@ -49,9 +50,9 @@ describe('photographs', () => {
     const prepared = await cli(['prepare', recipe, '--json'])
     expect(prepared).toMatchObject({ status: 0, stderr: '' })
     const summary = documents<PrepareSummary>(prepared).at(-1)
-    // Six photographs with seven captions, a prompt and the empty one.
-    expect(summary).toMatchObject({ images: 6, captions: 9, masks: 3, references: 6, skipped: [] })
-    expect(summary?.buckets.reduce((sum, bucket) => sum + bucket.images, 0)).toBe(12)
+    // Seven photographs with eight captions, a prompt and the empty one.
+    expect(summary).toMatchObject({ images: 7, captions: 10, masks: 3, references: 7, skipped: [] })
+    expect(summary?.buckets.reduce((sum, bucket) => sum + bucket.images, 0)).toBe(14)
     expect(summary?.buckets.map(({ width, height }) => [width, height])).toContainEqual([64, 64])
     expect(summary?.buckets.map(({ width, height }) => [width, height])).toContainEqual([96, 96])
     expect(summary?.buckets.some(({ width, height }) => width > height)).toBe(true)
@@ -70,10 +71,10 @@ describe('photographs', () => {
     const folder = temporaryFolder()
     const { model, data } = photoRecipe(folder)
     const loader = await DataLoader.open({ ...data, model: model.path, heldOutCount: undefined, batchSize: 2 })
-    expect(loader.samples).toBe(12)
+    expect(loader.samples).toBe(14)
     const seen: string[] = []
     const captions = new Set<string>()
-    for (let index = 0; index < 24; index += 1) {
+    for (let index = 0; index < 28; index += 1) {
       const loaded = await loader.load(index)
       const { imageLatents, lossMask, references = [] } = loaded.batch
       expect(references.map((list) => list.length)).toEqual([1, 1])
@@ -85,10 +86,10 @@ describe('photographs', () => {
       seen.push(...loaded.paths)
       for (const caption of loaded.captions) captions.add(caption)
     }
-    // Two cycles of 12 batches of 2 samples; each photograph is two samples.
-    expect(new Set(seen).size).toBe(6)
+    // Two cycles of 14 batches of 2 samples; each photograph is two samples.
+    expect(new Set(seen).size).toBe(7)
     for (const photo of seen) expect(seen.filter((path) => path === photo)).toHaveLength(8)
-    expect(captions.size).toBe(7)
+    expect(captions.size).toBe(8)
     expect([...captions].every((caption) => caption.includes('photo'))).toBe(true)
   })
 })
@@ -114,6 +115,34 @@ describe('what belongs to a photograph', () => {
     // The embedded model has never seen a reference; that it looks at one shows in more than rounding.
     expect(Math.abs(unmasked - all) / all).toBeGreaterThan(1e-3)
     expect(Math.abs(alone - all) / all).toBeGreaterThan(1e-3)
+  })
+})
+
+describe('a run', () => {
+  it('shows its validation prompts with their references', async () => {
+    const sample = async (references?: string) => {
+      const folder = temporaryFolder()
+      const recipe = photoRecipe(folder)
+      const prompts = [{ prompt: 'a cat', ...(references && { references: join(SOURCE.references, references) }) }]
+      const run = await train({
+        ...recipe,
+        data: { ...recipe.data, cacheDir },
+        train: { ...recipe.train, steps: 1 },
+        validation: { ...recipe.validation, prompts },
+      })
+      const { samplesAfter } = await run.wait()
+      return readFileSync(samplesAfter?.[0] as string)
+    }
+    const cacheDir = join(temporaryFolder(), 'cache')
+    const [cat, again, rocket, none] = [
+      await sample('cat.png'),
+      await sample('cat.png'),
+      await sample('rocket.png'),
+      await sample(),
+    ]
+    expect(again.equals(cat)).toBe(true)
+    expect(rocket.equals(cat)).toBe(false)
+    expect(none.equals(cat)).toBe(false)
   })
 })
 

@@ -150,4 +150,6 @@ fn item(row: Row, source: usize, options: &DatasetOptions) -> Result<Item> {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

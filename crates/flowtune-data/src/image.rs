@@ -1,7 +1,7 @@
 //! From an image file to a tensor or a mask, and back to a PNG.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{self, BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
@@ -11,6 +11,8 @@ use flowtune_engine::Tensor;
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::size::{MULTIPLE, Size};
+
+mod avif;
 
 /// Version of what [`decode_image`] does; part of the cache's keys.
 pub(crate) const PREPROCESSING: u32 = 1;
@@ -26,13 +28,21 @@ pub fn load_image(path: &Path, target: Size) -> Result<Tensor> {
     decode_image(&read(path)?, path, target)
 }
 
-/// Image `[3, height, width]`, f32 in −1..1, from the bytes of a PNG, JPEG or WebP file: turned upright (EXIF),
+/// Image `[3, height, width]`, f32 in −1..1, from the bytes of a PNG, JPEG, WebP or AVIF file: turned upright (EXIF),
 /// transparency on white, scaled (Lanczos) until it covers `target`, the middle cut out. `path` is for the message.
 ///
 /// # Errors
 /// `DATA_UNREADABLE` naming the file.
 pub fn decode_image(bytes: &[u8], path: &Path, target: Size) -> Result<Tensor> {
     Picture::decode(bytes, path)?.covering(target)
+}
+
+/// As [`decode_image`], but the whole image: scaled to `target` whatever its proportions.
+///
+/// # Errors
+/// `DATA_UNREADABLE` naming the file.
+pub fn decode_whole_image(bytes: &[u8], path: &Path, target: Size) -> Result<Tensor> {
+    Picture::decode(bytes, path)?.resized(target, by(FilterType::Lanczos3))
 }
 
 /// An image in its own size.
@@ -49,8 +59,12 @@ impl<'a> Picture<'a> {
 
     /// `[3, height, width]` in −1..1, as of [`decode_image`].
     pub(crate) fn covering(&self, target: Size) -> Result<Tensor> {
+        self.resized(target, covering(FilterType::Lanczos3))
+    }
+
+    fn resized(&self, target: Size, options: ResizeOptions) -> Result<Tensor> {
         let (pixels, size) = (self.pixels.as_raw(), self.pixels.dimensions());
-        let scaled = cover(pixels, size, PixelType::U8x3, target, FilterType::Lanczos3);
+        let scaled = resize(pixels, size, PixelType::U8x3, target, options);
         let scaled = scaled.map_err(|e| Error::unreadable(self.path, format!("cannot be resized ({e})")))?;
         Ok(to_tensor(&scaled, target)?)
     }
@@ -73,7 +87,7 @@ pub(crate) fn decode_mask(bytes: &[u8], path: &Path, image: Size, target: Size) 
     }
     let light = mask.pixels().map(|p| (u16::from(p.0[0]) * u16::from(p.0[1]) / 255) as u8).collect::<Vec<u8>>();
     let latents = Size { width: target.width / MULTIPLE, height: target.height / MULTIPLE };
-    let scaled = cover(&light, mask.dimensions(), PixelType::U8, latents, FilterType::Box);
+    let scaled = resize(&light, mask.dimensions(), PixelType::U8, latents, covering(FilterType::Box));
     let scaled = scaled.map_err(|e| Error::unreadable(path, format!("cannot be resized ({e})")))?;
     if scaled.iter().all(|&light| light == 0) {
         return Err(Error::unreadable(path, "is black all over; paint white what is to be learned, or remove it"));
@@ -86,7 +100,7 @@ pub(crate) fn decode_mask(bytes: &[u8], path: &Path, image: Size, target: Size) 
 const SAME_ASPECT: f64 = 0.01;
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| Error::unreadable(path, format!("cannot be read ({e})")))
+    fs::read(path).map_err(|e| unread(path, &e))
 }
 
 /// Width and height after turning upright, from the header alone.
@@ -94,7 +108,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// `DATA_UNREADABLE` naming the file.
 pub fn image_size(bytes: &[u8], path: &Path) -> Result<Size> {
-    let mut decoder = decoder(bytes, path)?;
+    let mut decoder = decoder(Cursor::new(bytes), path)?;
     let (width, height) = decoder.dimensions();
     let turned = decoder.orientation().is_ok_and(|o| o.to_exif() >= 5);
     let (width, height) = if turned { (height, width) } else { (width, height) };
@@ -103,15 +117,28 @@ pub fn image_size(bytes: &[u8], path: &Path) -> Result<Size> {
 
 /// Whether the file begins as an image; its pixels are not decoded.
 pub(crate) fn check_image(path: &Path) -> Result<()> {
-    let unreadable = |e: std::io::Error| Error::unreadable(path, format!("cannot be read ({e})"));
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(unreadable)?;
-    reader.into_decoder().map(drop).map_err(|e| not_an_image(path, &e))
+    let file = fs::File::open(path).map_err(|e| unread(path, &e))?;
+    decoder(BufReader::new(file), path).map(drop)
 }
 
-fn decoder<'a>(bytes: &'a [u8], path: &Path) -> Result<impl ImageDecoder + 'a> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let reader = reader.map_err(|e| Error::unreadable(path, format!("cannot be read ({e})")))?;
-    reader.into_decoder().map_err(|e| not_an_image(path, &e))
+/// Behind a pointer, so that the decoders of all formats are compiled for one type.
+trait File: BufRead + Seek {}
+
+impl<T: BufRead + Seek> File for T {}
+
+fn decoder<'a>(file: impl File + 'a, path: &Path) -> Result<Box<dyn ImageDecoder + 'a>> {
+    let mut file: Box<dyn File + 'a> = Box::new(file);
+    if avif::is_avif(file.fill_buf().map_err(|e| unread(path, &e))?) {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| unread(path, &e))?;
+        return Ok(Box::new(avif::AvifDecoder::new(&bytes).map_err(|e| not_an_image(path, &e))?));
+    }
+    let reader = ImageReader::new(file).with_guessed_format().map_err(|e| unread(path, &e))?;
+    Ok(Box::new(reader.into_decoder().map_err(|e| not_an_image(path, &e))?))
+}
+
+fn unread(path: &Path, cause: &io::Error) -> Error {
+    Error::unreadable(path, format!("cannot be read ({cause})"))
 }
 
 fn not_an_image(path: &Path, cause: &::image::ImageError) -> Error {
@@ -119,7 +146,7 @@ fn not_an_image(path: &Path, cause: &::image::ImageError) -> Error {
 }
 
 fn decode_upright(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
-    let mut decoder = decoder(bytes, path)?;
+    let mut decoder = decoder(Cursor::new(bytes), path)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(Error::unreadable(path, format!("is {width}×{height} pixels, too many; make it smaller")));
@@ -144,21 +171,27 @@ fn on_white(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// Interleaved channels of `target`, from the middle of an image of `size` scaled to cover it.
-fn cover(
+/// Interleaved channels of `target`, from those of an image.
+fn resize(
     pixels: &[u8],
     (width, height): (u32, u32),
     kind: PixelType,
     target: Size,
-    filter: FilterType,
+    options: ResizeOptions,
 ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let source = ImageRef::new(width, height, pixels, kind)?;
     let mut scaled = Image::new(target.width as u32, target.height as u32, kind);
-    // Cutting the middle with the target's aspect and scaling it is scaling to cover and cutting the middle.
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&source, &mut scaled, &options)?;
     Ok(scaled.into_vec())
+}
+
+/// Cutting the middle with the target's aspect and scaling it, which is scaling to cover and cutting the middle.
+fn covering(filter: FilterType) -> ResizeOptions {
+    by(filter).fit_into_destination(Some((0.5, 0.5)))
+}
+
+fn by(filter: FilterType) -> ResizeOptions {
+    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
 }
 
 /// `[height, width, 3]` bytes → `[3, height, width]` in −1..1.
@@ -187,5 +220,7 @@ pub fn save_png(image: &Tensor, path: &Path) -> Result<()> {
     atomic::write_file(path, png.get_ref())
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -19,7 +19,7 @@ pub use cache::{Cache, LatentKey, MaskKey, TextKey};
 pub use dataset::{Dataset, DatasetOptions, Item, OnBadFile, Skipped, Source};
 pub use encoder::{CaptionEncoder, ImageEncoder};
 pub use error::{Error, Result};
-pub use image::{decode_image, image_size, load_image, save_png};
+pub use image::{decode_image, decode_whole_image, image_size, load_image, save_png};
 pub use loader::{Batch, Loader};
 pub use models::{TextCaptionEncoder, VaeEncoder};
 pub use prepare::{CachedLatents, Notice, OnNotice, Prepared, Sample, Texts, encode_captions, encode_images};

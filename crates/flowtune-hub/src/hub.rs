@@ -1,5 +1,7 @@
 //! A model's files, from the cache or from the hub.
 
+mod outline;
+
 use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
@@ -63,27 +65,9 @@ impl Hub {
     /// `HUB_UNAVAILABLE`, `HUB_GATED`, `HUB_NOT_FOUND`, `HUB_CORRUPT`, `IO`, `CANCELLED`.
     pub fn pipeline(&self, model: &HubModel, parts: &[Part], observer: &dyn Observer) -> Result<Snapshot> {
         let mut version = self.version(model, observer)?;
-        if !version.listing.names.contains(MODEL_INDEX) {
-            return Err(version.lacks(MODEL_INDEX, || {
-                format!(
-                    "{}@{} is no pipeline in diffusers layout: it has no {MODEL_INDEX}; a file of it can be the \
-                     transformer of one (`model.transformer`: {0}/FILE.safetensors)",
-                    model.id, version.listing.commit
-                )
-            }));
-        }
-        let names = select::descriptions(&version.listing.names, parts).into_iter().map(str::to_owned).collect();
-        version.fetch(names, &format!("downloading configuration of {}", model.id))?;
+        version.describe(parts)?;
         for &part in parts {
-            let read = |name: &str| {
-                let path = version.cache.snapshot(&version.listing.commit).join(name);
-                fs::read(&path).map_err(Error::io(&path, "read"))
-            };
-            let found = select::weights(&version.listing.names, part, &model.id, &read).map_err(|error| match error {
-                Error::NotFound(message) => version.lacks(&format!("weights in {}/", part.folder()), || message),
-                other => other,
-            });
-            for name in found? {
+            for name in version.weights(part)? {
                 let stage = format!("downloading {name}");
                 version.fetch(vec![name], &stage)?;
             }
@@ -98,18 +82,7 @@ impl Hub {
     pub fn file(&self, file: &HubFile, observer: &dyn Observer) -> Result<(PathBuf, Snapshot)> {
         let HubFile { model, name } = file;
         let mut version = self.version(model, observer)?;
-        if !version.listing.names.contains(name) {
-            return Err(version.lacks(name, || {
-                let (id, names) = (&model.id, &version.listing.names);
-                let meant = nearest(name, names.iter().map(String::as_str));
-                let advice = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-                format!(
-                    "there is no file `{}` here, and {id}@{} has no {name}{advice}",
-                    file.reference(),
-                    version.listing.commit
-                )
-            }));
-        }
+        version.check_has(file)?;
         version.fetch(vec![name.clone()], &format!("downloading {name}"))?;
         let snapshot = version.snapshot();
         Ok((snapshot.folder.join(name), snapshot))
@@ -163,6 +136,57 @@ struct Version<'a> {
 }
 
 impl Version<'_> {
+    /// Brings here all but the weights of these parts, and the configuration of the others.
+    fn describe(&mut self, parts: &[Part]) -> Result<()> {
+        let (id, Listing { names, commit, .. }) = (&self.model.id, &self.listing);
+        if !names.contains(MODEL_INDEX) {
+            return Err(self.lacks(MODEL_INDEX, || {
+                format!(
+                    "{id}@{commit} is no pipeline in diffusers layout: it has no {MODEL_INDEX}; a file of it can be the \
+                     transformer of one (`model.transformer`: {id}/FILE.safetensors)"
+                )
+            }));
+        }
+        let names = select::descriptions(names, parts).into_iter().map(str::to_owned).collect();
+        self.fetch(names, &format!("downloading configuration of {}", self.model.id))
+    }
+
+    /// That there is such a file.
+    fn check_has(&self, file: &HubFile) -> Result<()> {
+        let Listing { names, commit, .. } = &self.listing;
+        if names.contains(&file.name) {
+            return Ok(());
+        }
+        Err(self.lacks(&file.name, || {
+            let (id, name) = (&self.model.id, &file.name);
+            let meant = nearest(name, names.iter().map(String::as_str));
+            let advice = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            format!("there is no file `{}` here, and {id}@{commit} has no {name}{advice}", file.reference())
+        }))
+    }
+
+    /// The files of a part's weights, once it is described.
+    fn weights(&self, part: Part) -> Result<Vec<String>> {
+        let read = |name: &str| {
+            let path = self.path(name);
+            fs::read(&path).map_err(Error::io(&path, "read"))
+        };
+        select::weights(&self.listing.names, part, &self.model.id, &read).map_err(|error| match error {
+            Error::NotFound(message) => self.lacks(&format!("weights in {}/", part.folder()), || message),
+            other => other,
+        })
+    }
+
+    /// Where a file is once it is here.
+    fn path(&self, name: &str) -> PathBuf {
+        self.cache.snapshot(&self.listing.commit).join(name)
+    }
+
+    /// Whether the hub cannot be asked.
+    fn is_alone(&self) -> bool {
+        self.client.settings.offline || self.unreachable.is_some()
+    }
+
     fn snapshot(&self) -> Snapshot {
         let Listing { commit, .. } = &self.listing;
         let folder = self.cache.snapshot(commit);
@@ -193,7 +217,7 @@ impl Version<'_> {
         }
         self.files += names.len();
         let missing: Vec<String> = names.into_iter().filter(|name| !self.cache.has(&commit, name)).collect();
-        if let Some(first) = missing.first().filter(|_| self.client.settings.offline || self.unreachable.is_some()) {
+        if let Some(first) = missing.first().filter(|_| self.is_alone()) {
             return Err(self.lacks(first, String::new));
         }
         let ask =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flowtune_hub::{Hub, HubFile, HubModel, Observer, Part, Reference};
 use flowtune_models::ModelFolder;
+use tempfile::TempDir;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -15,6 +16,13 @@ use crate::recipe::{ModelRecipe, Recipe};
 pub(crate) struct ModelSource {
     model: Reference<HubModel>,
     transformer: Option<Reference<HubFile>>,
+}
+
+/// A pipeline of which the weights may be no more than their headers.
+pub(crate) struct Described {
+    pub(crate) folder: ModelFolder,
+    /// What was written for it, until it is dropped.
+    _headers: Vec<TempDir>,
 }
 
 /// A [`ModelSource`] on disk.
@@ -76,7 +84,42 @@ impl ModelSource {
     }
 }
 
+impl ModelSource {
+    /// Opens the folder with headers of weights where the weights themselves are on the hub.
+    fn describe(&self) -> Result<Described> {
+        let hub = Hub::from_env()?;
+        let mut headers = Vec::new();
+        let mut kept = |folder: TempDir| {
+            let path = folder.path().to_owned();
+            headers.push(folder);
+            path
+        };
+        let folder = match &self.model {
+            Reference::Path(path) => path.clone(),
+            Reference::Hub(model) => kept(hub.outline(model, &())?),
+        };
+        let transformer = match &self.transformer {
+            None => None,
+            Some(Reference::Path(path)) => Some(path.clone()),
+            Some(Reference::Hub(file)) if file.name.ends_with(".safetensors") => {
+                Some(kept(hub.outline_of_file(file, &())?).join(&file.name))
+            }
+            Some(Reference::Hub(file)) => Some(hub.file(file, &())?.0),
+        };
+        let folder = ModelFolder::open(folder)?.with_transformer(transformer.as_deref());
+        Ok(Described { folder, _headers: headers })
+    }
+}
+
 impl ModelRecipe {
+    /// The pipeline's folder for what its headers say: of a hub's model only configuration and headers are fetched.
+    ///
+    /// # Errors
+    /// As [`ModelRecipe::open`].
+    pub(crate) fn describe(&self) -> Result<Described> {
+        ModelSource::of(self)?.describe()
+    }
+
     /// The pipeline's folder with its transformer; no weights are read. Of a hub's model only the configuration is fetched.
     ///
     /// # Errors

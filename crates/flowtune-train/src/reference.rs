@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flowtune_data::{Error as DataError, Size, bucket_for, decode_image, image_size};
+use flowtune_data::{Error as DataError, Size, bucket_for, decode_image, decode_whole_image, image_size};
 use flowtune_engine::{Tape, Tensor, Var};
 
 use crate::error::Result;
@@ -15,7 +15,6 @@ const MULTIPLE: usize = 16;
 
 /// Pixels of a reference image, `[1, 3, height, width]` in −1..1, as diffusers' `Flux2Pipeline` prepares them: in its own
 /// size, or scaled down to about 1024² pixels if it has more, the middle cut out so that the sides are multiples of 16.
-/// Where scaling changes the proportions by a fraction of a pixel, diffusers stretches and this cuts.
 ///
 /// # Errors
 /// `DATA_UNREADABLE` naming the file when it is no image, or has less than 16 pixels on a side.
@@ -28,7 +27,7 @@ pub(crate) fn load_reference(path: &Path) -> Result<Tensor> {
         let reason = format!("has too few pixels for a reference image; {MULTIPLE} on each side are the least");
         return Err(DataError::unreadable(path, reason).into());
     }
-    let (tape, image) = (Tape::inference(), Var::constant(decode_image(&bytes, path, scaled)?));
+    let (tape, image) = (Tape::inference(), Var::constant(decode_whole_image(&bytes, path, scaled)?));
     let image = tape.narrow(&image, 1, (scaled.height - height) / 2, height)?;
     let image = tape.narrow(&image, 2, (scaled.width - width) / 2, width)?;
     Ok(image.tensor().reshape(&[1, 3, height, width])?)

@@ -60,13 +60,12 @@ pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
     let (warning, (folder, recipe)) = match &options.resume {
         Some(dir) => {
             let (folder, recipe) = RunFolder::open(dir)?;
-            let recipe = recipe.with_model(control)?;
-            (check_memory(&recipe)?, (folder, recipe))
+            (check_memory(&recipe)?, (folder, recipe.with_model(control)?))
         }
         // A run that cannot be leaves no folder.
         None => {
-            let recipe = options.recipe.with_model(control)?;
-            (check_memory(&recipe)?, RunFolder::create(&recipe)?)
+            let warning = check_memory(&options.recipe)?;
+            (warning, RunFolder::create(&options.recipe.with_model(control)?)?)
         }
     };
     if let Some(warning) = warning {

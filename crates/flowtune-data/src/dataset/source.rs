@@ -9,7 +9,7 @@ use super::table::{self, read_table};
 use crate::error::{Error, Result};
 
 /// Extensions of the images that are read.
-const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+const IMAGES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "avif"];
 
 /// A folder or a table of images.
 ///

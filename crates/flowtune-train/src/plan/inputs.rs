@@ -34,7 +34,8 @@ pub(super) struct Model {
 impl Model {
     /// Reads configurations and headers.
     pub(super) fn open(recipe: &Recipe) -> Result<Self> {
-        let folder = recipe.model.open()?;
+        let described = recipe.model.describe()?;
+        let folder = &described.folder;
         let config = folder.transformer_config()?;
         let (outline, weights) = Flux2Transformer::outline(config.clone())?;
         let file = folder.transformer_weights()?;
@@ -50,7 +51,7 @@ impl Model {
             outline,
             text: folder.text_config()?,
             text_stored: widest.unwrap_or(4),
-            text_tokens: text_tokens(recipe, &folder)?,
+            text_tokens: text_tokens(recipe, folder)?,
             vae: folder.config("vae")?,
             vae_parameters,
         })

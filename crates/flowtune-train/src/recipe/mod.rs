@@ -99,4 +99,6 @@ impl Recipe {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
