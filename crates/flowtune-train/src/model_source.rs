@@ -59,9 +59,7 @@ impl ModelSource {
         let (path, revision) = match &self.model {
             Reference::Path(path) => (path.clone(), None),
             Reference::Hub(model) => {
-                let is_replaced = |part: &Part| *part == Part::Transformer && self.transformer.is_some();
-                let parts: Vec<Part> = parts.iter().copied().filter(|part| !is_replaced(part)).collect();
-                let snapshot = Hub::from_env()?.pipeline(model, &parts, observer)?;
+                let snapshot = Hub::from_env()?.pipeline(model, &self.of_pipeline(parts), observer)?;
                 (snapshot.folder, Some(snapshot.commit))
             }
         };
@@ -85,6 +83,12 @@ impl ModelSource {
 }
 
 impl ModelSource {
+    /// Those of `parts` that come from the pipeline.
+    fn of_pipeline(&self, parts: &[Part]) -> Vec<Part> {
+        let is_replaced = |part: &Part| *part == Part::Transformer && self.transformer.is_some();
+        parts.iter().copied().filter(|part| !is_replaced(part)).collect()
+    }
+
     /// Opens the folder with headers of weights where the weights themselves are on the hub.
     fn describe(&self) -> Result<Described> {
         let hub = Hub::from_env()?;
@@ -96,7 +100,7 @@ impl ModelSource {
         };
         let folder = match &self.model {
             Reference::Path(path) => path.clone(),
-            Reference::Hub(model) => kept(hub.outline(model, &())?),
+            Reference::Hub(model) => kept(hub.outline(model, &self.of_pipeline(&Part::ALL), &())?),
         };
         let transformer = match &self.transformer {
             None => None,

@@ -60,12 +60,13 @@ pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
     let (warning, (folder, recipe)) = match &options.resume {
         Some(dir) => {
             let (folder, recipe) = RunFolder::open(dir)?;
-            (check_memory(&recipe)?, (folder, recipe.with_model(control)?))
+            let (warning, recipe) = admitted(recipe, control)?;
+            (warning, (folder, recipe))
         }
         // A run that cannot be leaves no folder.
         None => {
-            let warning = check_memory(&options.recipe)?;
-            (warning, RunFolder::create(&options.recipe.with_model(control)?)?)
+            let (warning, recipe) = admitted(options.recipe, control)?;
+            (warning, RunFolder::create(&recipe)?)
         }
     };
     if let Some(warning) = warning {
@@ -76,6 +77,12 @@ pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
         run.resume()?;
     }
     run.go()
+}
+
+/// The recipe with its model here, after what can be said against it before gigabytes are fetched; and a warning.
+fn admitted(recipe: Recipe, control: &Control) -> Result<(Option<Event>, Recipe)> {
+    recipe.model.check_distilled(&recipe.model.open()?)?;
+    Ok((check_memory(&recipe)?, recipe.with_model(control)?))
 }
 
 struct Run<'a> {

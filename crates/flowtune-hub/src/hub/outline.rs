@@ -19,20 +19,20 @@ use crate::select::{self, Part};
 const MAX_HEADER: u64 = 100_000_000;
 
 impl Hub {
-    /// A folder like [`Hub::pipeline`]'s of all parts, in which a file of weights is as long as the real one but holds only
-    /// its header: names, types and shapes. The configuration comes into the cache; no weights are fetched.
+    /// A folder like [`Hub::pipeline`]'s of these parts, in which a file of weights is as long as the real one but holds
+    /// only its header: names, types and shapes. The configuration comes into the cache; no weights are fetched.
     ///
     /// # Errors
     /// As [`Hub::pipeline`]; `HUB_CORRUPT` for weights without a header.
-    pub fn outline(&self, model: &HubModel, observer: &dyn Observer) -> Result<TempDir> {
+    pub fn outline(&self, model: &HubModel, parts: &[Part], observer: &dyn Observer) -> Result<TempDir> {
         let mut version = self.version(model, observer)?;
-        version.describe(&Part::ALL)?;
+        version.describe(parts)?;
         let folder = temporary_folder()?;
-        for name in select::descriptions(&version.listing.names, &Part::ALL) {
+        for name in select::descriptions(&version.listing.names, parts) {
             let (from, to) = (version.path(name), place(folder.path(), name)?);
             fs::copy(&from, &to).map_err(Error::io(&to, "write"))?;
         }
-        for part in Part::ALL {
+        for &part in parts {
             for name in version.weights(part)? {
                 version.write_header(&name, folder.path())?;
             }

@@ -146,7 +146,7 @@ fn only_the_parts_that_are_asked_for_come() {
 #[test]
 fn an_outline_has_the_headers_of_weights_and_none_of_their_data() {
     let setup = Setup::new();
-    let outline = setup.client().outline(&model(None), &()).unwrap();
+    let outline = setup.client().outline(&model(None), &Part::ALL, &()).unwrap();
     let real = pipeline();
     let is_weight = |name: &str| name.ends_with(".safetensors") && name.contains('/');
     let weights: Vec<&String> = real.keys().filter(|name| is_weight(name)).collect();
@@ -163,7 +163,7 @@ fn an_outline_has_the_headers_of_weights_and_none_of_their_data() {
     setup.pipeline(None).unwrap();
     let offline = setup.client().offline();
     drop(setup.hub.seen());
-    let again = offline.outline(&model(None), &()).unwrap();
+    let again = offline.outline(&model(None), &Part::ALL, &()).unwrap();
     assert_eq!(fs::read(again.path().join(TRANSFORMER)).unwrap().len(), real[TRANSFORMER].len());
     assert!(setup.hub.seen().is_empty());
     let file = HubFile { model: model(None), name: TRANSFORMER.into() };
@@ -175,7 +175,7 @@ fn weights_without_a_header_have_no_outline() {
     for bytes in [vec![0xff; 20], [&4u64.to_le_bytes()[..], b"nope"].concat()] {
         let setup = Setup::new();
         setup.hub.state().commits.get_mut(&commit('a')).unwrap().insert(TRANSFORMER.into(), bytes);
-        let error = setup.client().outline(&model(None), &()).unwrap_err();
+        let error = setup.client().outline(&model(None), &Part::ALL, &()).unwrap_err();
         assert_eq!(error.code(), "HUB_CORRUPT", "{error}");
         assert!(error.to_string().contains(TRANSFORMER), "{error}");
     }
