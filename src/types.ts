@@ -656,3 +656,36 @@ export interface PlanSetting {
   /** E.g. `int8`; null takes the key out. */
   value: string | number | boolean | null
 }
+
+/** What computes. */
+export type DeviceInfo =
+  | {
+      kind: 'cpu'
+      /** Threads that compute. */
+      threads: number
+      /** Instructions that products of matrices use, by element type; `portable` uses none in particular. */
+      instructions: { float32: string; bfloat16: string; int8: string }
+      /** Bytes that a run can take, within the limit of a container; null when the system does not say. */
+      availableMemory: number | null
+    }
+  | {
+      kind: 'cuda'
+      /** The card's name. */
+      name: string
+      /** E.g. `8.9`. */
+      computeCapability: string
+      /** Bytes on the card that a run can take. */
+      availableMemory: number | null
+    }
+
+/** How a hub would be used. */
+export interface HubSettings {
+  /** Base of its URLs. */
+  endpoint: string
+  /** Folder of the cache. */
+  cache: string
+  /** Whether there is a token. */
+  token: boolean
+  /** Whether only the cache may be used. */
+  offline: boolean
+}
