@@ -124,7 +124,7 @@ console.log(device().kind, losses.length, losses.every(Number.isFinite))
 async function runScript(cwd, env) {
   writeFileSync(join(cwd, 'script.ts'), SCRIPT)
   const compilerOptions = {
-    ...{ target: 'ES2022', module: 'NodeNext', strict: true, outDir: '.', skipLibCheck: false },
+    ...{ target: 'ES2022', module: 'NodeNext', strict: true, skipLibCheck: false },
     ...{ types: ['node'], typeRoots: [join(root, 'node_modules', '@types')] },
   }
   writeFileSync(join(cwd, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['script.ts'] }))

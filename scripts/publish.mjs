@@ -19,7 +19,8 @@ const families = Object.keys(FAMILIES)
 const order = [...families.flatMap((family) => platformsOf(family).map(({ name }) => name)), ...families]
 const present = new Set(readdirSync(dir))
 const names = order.filter((name) => present.has(`${name}-${version}.tgz`))
-if (names.length !== present.size) stop(`${dir} holds other files than tarballs of ${version}: ${[...present].join(', ')}`)
+if (names.length !== present.size)
+  stop(`${dir} holds other files than tarballs of ${version}: ${[...present].join(', ')}`)
 
 for (const name of names) {
   if (!values['dry-run'] && read('npm', ['view', `${name}@${version}`, 'version']) === version) {
@@ -28,5 +29,6 @@ for (const name of names) {
   }
   const how = values['dry-run'] ? ['--dry-run'] : ['--provenance']
   const status = run('npm', ['publish', join(resolve(dir), `${name}-${version}.tgz`), '--access', 'public', ...how])
-  if (status !== 0) stop(`${name} was not published: see the lines above. What is published stays; start again to go on.`)
+  if (status !== 0)
+    stop(`${name} was not published: see the lines above. What is published stays; start again to go on.`)
 }

@@ -102,5 +102,8 @@ function packedFiles(folder) {
 function writeManifest(folder, manifest) {
   const { GITHUB_REPOSITORY: name } = process.env
   const repository = name && { type: 'git', url: `git+https://github.com/${name}.git` }
-  writeFileSync(join(folder, 'package.json'), `${JSON.stringify({ ...manifest, ...(repository && { repository }) }, null, 2)}\n`)
+  writeFileSync(
+    join(folder, 'package.json'),
+    `${JSON.stringify({ ...manifest, ...(repository && { repository }) }, null, 2)}\n`,
+  )
 }

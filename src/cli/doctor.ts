@@ -114,7 +114,10 @@ function describeSelftest({ cases, training, secondsPerStep, ok }: SelftestRepor
   const rows = cases.map(({ name, tensors, message, ok: fine }): Row => {
     return [name, `${mark(fine, style)}  ${message ?? worst(tensors)}`]
   })
-  const steps = training.map((check): Row => [check.name, `${mark(check.ok, style)}  ${errorOf(check)}`])
+  const steps = training.map((check): Row => {
+    const { name, value, expected } = check
+    return [name, `${mark(check.ok, style)}  ${errorOf(check)}  (${value.toFixed(4)}, expected ${expected.toFixed(4)})`]
+  })
   return [
     '',
     ...section('Selftest: against PyTorch, diffusers and peft, the tensor nearest to its bound', style, rows),
@@ -127,8 +130,13 @@ function describeSelftest({ cases, training, secondsPerStep, ok }: SelftestRepor
 }
 
 function worst(tensors: TensorCheck[]): string {
-  const [first] = [...tensors].sort((a, b) => b.error / b.bound - a.error / a.bound)
+  const [first] = [...tensors].sort((a, b) => share(b) - share(a))
   return first ? `${errorOf(first)}  (${first.name}, of ${tensors.length})` : 'nothing to compare'
+}
+
+/** Of its bound, which is 0 for what must be exact. */
+function share({ error, bound }: TensorCheck): number {
+  return error === 0 ? 0 : error / bound
 }
 
 function errorOf({ error, bound }: TensorCheck): string {

@@ -15,8 +15,8 @@ export function causes(thrown: unknown): string[] {
   return [...found]
 }
 
-/** The cause that says most: what the system's loader said rather than that a file is not there. */
+/** The cause that says most: what the system's loader said, rather than which files are not there. */
 export function mainCause(thrown: unknown): string {
-  const [first = 'no reason given', ...others] = causes(thrown)
-  return others.find((text) => !/^Cannot find module|^Cannot find native binding|WASI/.test(text)) ?? first
+  const telling = causes(thrown).find((text) => !/^Cannot find (module|native binding)|WASI/.test(text))
+  return telling ?? 'there is none here'
 }
