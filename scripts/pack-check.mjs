@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import './build.mjs'
+import { check, judged, passed, printTable, skipped } from './lib/checks.mjs'
 import { coreOf, manifestIn, packFolder, platformsOf, stageMain, stagePlatform } from './lib/packages.mjs'
 import { serveRegistry } from './lib/registry.mjs'
-import { say } from './lib/say.mjs'
 import { hostTarget, read, root, runQuietly } from './lib/shell.mjs'
 
 /** Of the core, unpacked. */
@@ -21,28 +21,6 @@ const windows = process.platform === 'win32'
 const folder = mkdtempSync(join(tmpdir(), 'flowtune-pack-check-'))
 const { version } = manifestIn(root)
 const host = platformsOf('flowtune').find(({ target }) => target === hostTarget())
-const rows = []
-
-/** A line of the table. `what` is done by `work`, which says what it saw, or throws. */
-async function check(what, work) {
-  say(`\n${what}`)
-  const start = performance.now()
-  let row
-  try {
-    row = { what, ...(await work()) }
-  } catch (error) {
-    row = { what, ok: false, seen: error.message.trim().split('\n').slice(-12).join('\n') }
-  }
-  row.seconds = (performance.now() - start) / 1000
-  rows.push(row)
-  say(`  ${mark(row)}: ${row.seen}`)
-}
-
-const passed = (seen) => ({ ok: true, seen })
-const skipped = (seen) => ({ ok: undefined, seen })
-const judged = (ok, seen) => ({ ok, seen })
-
-const mark = ({ ok }) => (ok === undefined ? 'SKIPPED' : ok ? 'ok' : 'FAILED')
 
 /** Only these can be run by what is checked. */
 function bareEnvironment(registry) {
@@ -223,31 +201,7 @@ async function checkPnpm(env) {
   })
 }
 
-function printTable() {
-  const width = Math.max(...rows.map(({ what }) => what.length))
-  say(`\n${host.target}, Node ${process.versions.node}, flowtune ${version}`)
-  for (const row of rows) {
-    const seen = row.seen.split('\n')[0]
-    say(`${mark(row).padEnd(8)}${row.what.padEnd(width + 2)}${row.seconds.toFixed(1).padStart(6)} s  ${seen}`)
-  }
-  const failed = rows.filter(({ ok }) => ok === false).length
-  const left = rows.filter(({ ok }) => ok === undefined).length
-  say(`${rows.length - failed - left} ok, ${failed} failed, ${left} skipped`)
-  process.exitCode = failed === 0 ? 0 : 1
-}
-
-let registry
-try {
-  let packages
-  await check('packages are put together', () => {
-    packages = pack()
-    const sizes = packages.packed.map(({ info }) => {
-      return `${info.name} ${(info.size / 1e6).toFixed(1)} MB (${(info.unpackedSize / 1e6).toFixed(1)} MB unpacked)`
-    })
-    return passed(sizes.join(', '))
-  })
-  registry = await serveRegistry([...packages.packed, ...packages.others])
-  const env = bareEnvironment(registry.url)
+async function checkInstall(env) {
   const cwd = project('with-npm')
   await check('nothing but Node in PATH', async () => {
     const names = ['cargo', 'rustc', 'cc', 'gcc', 'clang', 'python3', 'make', 'git']
@@ -260,10 +214,31 @@ try {
     return judged(names.sort().join(' ') === ['flowtune', host.name].sort().join(' '), names.join(' '))
   })
   await checkInstalled(cwd, env, join(cwd, 'node_modules', host.name, host.file))
-  await checkWithoutCore(env)
-  await checkPnpm(env)
+}
+
+async function checkPackages({ packed, others }) {
+  const registry = await serveRegistry([...packed, ...others])
+  try {
+    const env = bareEnvironment(registry.url)
+    await checkInstall(env)
+    await checkWithoutCore(env)
+    await checkPnpm(env)
+  } finally {
+    registry.close()
+  }
+}
+
+try {
+  let packages
+  await check('packages are put together', () => {
+    packages = pack()
+    const sizes = packages.packed.map(({ info }) => {
+      return `${info.name} ${(info.size / 1e6).toFixed(1)} MB (${(info.unpackedSize / 1e6).toFixed(1)} MB unpacked)`
+    })
+    return passed(sizes.join(', '))
+  })
+  if (packages) await checkPackages(packages)
 } finally {
-  registry?.close()
   rmSync(folder, { recursive: true, force: true })
 }
-printTable()
+printTable(`${host.target}, Node ${process.versions.node}, flowtune ${version}`)

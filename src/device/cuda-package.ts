@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { packageVersion } from '../package-root'
+import { libcVersion } from './libc'
 
 /** The package with the core for CUDA. */
 export const CUDA_PACKAGE = 'flowtune-cuda'
@@ -32,13 +33,16 @@ export function cudaPackage(): CudaPackage | undefined {
 /** Why it cannot be meant for this process, before anything of it is run. */
 export function cudaPackageProblem(found: CudaPackage | undefined): string | undefined {
   const platform = `${process.platform}-${process.arch}`
-  if (!PLATFORMS.includes(platform)) {
-    return `there is no CUDA build for ${platform}, only for Linux and Windows on x64`
-  }
+  if (!PLATFORMS.includes(platform)) return noBuildFor(platform)
   const wanted = packageVersion()
   if (!found) return `the package ${CUDA_PACKAGE} is not installed; run \`npm install ${CUDA_PACKAGE}@${wanted}\``
+  if (libcVersion() === 'musl') return noBuildFor(`${platform} with musl`)
   if (found.version === wanted) return undefined
   return `${CUDA_PACKAGE} is ${found.version} and flowtune is ${wanted}; run \`npm install ${CUDA_PACKAGE}@${wanted}\``
+}
+
+function noBuildFor(platform: string): string {
+  return `there is no CUDA build for ${platform}, only for Linux with glibc and Windows, on x64`
 }
 
 /** The addon's file: beside the entry in a checkout, in the package of this platform otherwise. */

@@ -4,6 +4,7 @@ import { statfsSync } from 'node:fs'
 import { cpus, freemem, release, totalmem, version } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { CUDA_PACKAGE } from '../device/cuda-package'
+import { libcVersion } from '../device/libc'
 import { foundLibraries, type Library } from '../device/libraries'
 import { cpuBinding, WGPU_REASON } from '../device/load'
 import type { DeviceName } from '../device/name'
@@ -60,7 +61,8 @@ export type ChosenDevice = { asked: DeviceName } & ({ info: DeviceInfo } | { err
 
 /** Looks at this machine. */
 export function examine(): DoctorReport {
-  const cores = [cpuCore(), cudaCore(), { device: 'wgpu', package: '', reason: WGPU_REASON }]
+  const cpu = cpuCore()
+  const cores = [cpu, cudaCore(), { device: 'wgpu', package: '', reason: WGPU_REASON }]
   const device = chosenDevice()
   const hub = attempt(() => JSON.parse(cpuBinding().hubSettings()) as HubSettings)
   const driver = driverVersion()
@@ -69,7 +71,7 @@ export function examine(): DoctorReport {
     flowtune: packageVersion(),
     node: process.versions.node,
     system: system(),
-    memory: { total: totalmem(), available: freemem() },
+    memory: { total: totalmem(), available: availableMemory(cpu) },
     disks: [disk('this folder', process.cwd()), hub && disk('hub cache', hub.cache)].filter(
       (each) => each !== undefined,
     ),
@@ -78,6 +80,12 @@ export function examine(): DoctorReport {
     device,
     ...(hub && { hub }),
   }
+}
+
+/** A container may have less than the machine, as the core knows. */
+function availableMemory(cpu: CoreReport): number {
+  const told = 'info' in cpu ? cpu.info.availableMemory : null
+  return told ?? freemem()
 }
 
 function system(): SystemReport {
@@ -92,15 +100,6 @@ function system(): SystemReport {
     cpu: processors[0]?.model.trim() ?? 'unknown',
     cores: processors.length,
   }
-}
-
-/** The C library of this process, on Linux. */
-function libcVersion(): string | undefined {
-  if (process.platform !== 'linux') return undefined
-  // Node would look up the names of all connections; its types do not know the property yet.
-  Object.assign(process.report, { excludeNetwork: true })
-  const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }
-  return header.glibcVersionRuntime ? `glibc ${header.glibcVersionRuntime}` : 'musl'
 }
 
 function cpuCore(): CoreReport {
