@@ -16,11 +16,17 @@ const { values, positionals } = parseArgs({
 })
 const { family, artifacts } = values
 const [out] = positionals
-if (!out || !FAMILIES[family])
+if (!out || !FAMILIES[family]) {
   stop(`Usage: node scripts/pack.mjs OUT [--family ${Object.keys(FAMILIES).join('|')}] [--artifacts DIR]`)
+}
 
-for (const { path, unpackedSize } of packFamily(resolve(out)))
-  say(`${path}  ${(unpackedSize / 1e6).toFixed(1)} MB unpacked`)
+try {
+  for (const { path, unpackedSize } of packFamily(resolve(out))) {
+    say(`${path}  ${(unpackedSize / 1e6).toFixed(1)} MB unpacked`)
+  }
+} catch (error) {
+  stop(error.message)
+}
 
 /** The platforms first: who installs the package while it is being published must find them. */
 function packFamily(folder) {
@@ -29,12 +35,8 @@ function packFamily(folder) {
   try {
     const platforms = platformsOf(family).filter(({ target }) => artifacts || target === hostTarget())
     const tarballs = platforms.map((platform) => {
-      stagePlatform(
-        family,
-        platform,
-        coreOf(family, platform, artifacts && resolve(artifacts)),
-        join(stage, platform.name),
-      )
+      const core = coreOf(family, platform, artifacts && resolve(artifacts))
+      stagePlatform(family, platform, core, join(stage, platform.name))
       return packFolder(join(stage, platform.name), folder)
     })
     stageMain(family, join(stage, family))

@@ -29,7 +29,6 @@ export function loadBinding(): NativeBinding {
 
 /** Why CUDA was not taken is what `flowtune doctor` is for. */
 function loadBest(): NativeBinding {
-  if ('reason' in probeCuda()) return loadCpu()
   try {
     return loadCuda()
   } catch {
