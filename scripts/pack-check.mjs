@@ -1,11 +1,12 @@
 // `npm run pack:check`: the packages as their users get them. Packs them, installs them from a registry on loopback into empty
 // folders, with nothing in PATH but Node and a shell, and works there. Prints a table of what it looked at.
 
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import './build.mjs'
+import { bareMachine, succeeding } from './lib/bare-machine.mjs'
 import { check, judged, passed, printTable, skipped } from './lib/checks.mjs'
 import { coreOf, manifestIn, packFolder, platformsOf, stageMain, stagePlatform } from './lib/packages.mjs'
 import { serveRegistry } from './lib/registry.mjs'
@@ -16,62 +17,20 @@ const MAX_CORE_BYTES = 40e6
 /** Of `flowtune --version`. */
 const MAX_START_MS = 150
 const PNPM = '10.34.9'
-const windows = process.platform === 'win32'
 
 const folder = mkdtempSync(join(tmpdir(), 'flowtune-pack-check-'))
 const { version } = manifestIn(root)
 const host = platformsOf('flowtune').find(({ target }) => target === hostTarget())
 
-/** Only these can be run by what is checked. */
-function bareEnvironment(registry) {
-  const bin = join(folder, 'bin')
-  mkdirSync(bin)
-  symlinkSync(process.execPath, join(bin, windows ? 'node.exe' : 'node'))
-  if (!windows) symlinkSync('/bin/sh', join(bin, 'sh'))
-  const kept = ['SystemRoot', 'ComSpec', 'TEMP', 'TMP', 'PATHEXT'].filter((name) => process.env[name])
-  return {
-    ...Object.fromEntries(kept.map((name) => [name, process.env[name]])),
-    PATH: [bin, ...(windows ? [join(process.env.SystemRoot, 'System32')] : [])].join(delimiter),
-    HOME: folder,
-    USERPROFILE: folder,
-    npm_config_cache: join(folder, 'cache'),
-    npm_config_registry: registry,
-    npm_config_audit: 'false',
-    npm_config_fund: 'false',
-    npm_config_update_notifier: 'false',
-    npm_config_fetch_retries: '0',
-    // Whoever asks another host than the registry, asks one that does not answer.
-    HTTP_PROXY: 'http://127.0.0.1:9',
-    HTTPS_PROXY: 'http://127.0.0.1:9',
-    NO_PROXY: '127.0.0.1',
-    npm_config_noproxy: '127.0.0.1',
-  }
-}
-
-/** An empty project. */
-function project(name) {
-  const path = join(folder, name)
-  mkdirSync(path)
-  writeFileSync(join(path, 'package.json'), JSON.stringify({ name, private: true, type: 'module' }))
-  return path
-}
-
-const npmFolder = dirname(process.env.npm_execpath ?? read('npm', ['root', '-g']).concat('/npm/bin/npm-cli.js'))
-const npm = (args, cwd, env) => runQuietly(process.execPath, [join(npmFolder, 'npm-cli.js'), ...args], { cwd, env })
-const npx = (args, cwd, env) => runQuietly(process.execPath, [join(npmFolder, 'npx-cli.js'), ...args], { cwd, env })
-
-async function succeeding(promise) {
-  const { status, output } = await promise
-  if (status !== 0) throw new Error(`exit status ${status}\n${output}`)
-  return output
-}
+const { environment, project, npm, npx } = bareMachine(folder)
 
 /** Packs what is built; the tarballs with their manifests, and the other platforms' manifests. */
 function pack() {
   const stage = (name) => join(folder, 'stage', name)
   stagePlatform('flowtune', host, coreOf('flowtune', host), stage(host.name))
   stageMain('flowtune', stage('flowtune'))
-  const packed = [host.name, 'flowtune'].map((name) => {
+  stageMain('flowtune-cuda', stage('flowtune-cuda'))
+  const packed = [host.name, 'flowtune', 'flowtune-cuda'].map((name) => {
     const info = packFolder(stage(name), folder)
     return { manifest: manifestIn(stage(name)), tarball: info.path, info }
   })
@@ -110,6 +69,15 @@ async function runScript(cwd, env) {
   await succeeding(runQuietly(process.execPath, [tsc, '-p', cwd], { cwd, env }))
   const printed = (await succeeding(runQuietly(process.execPath, ['script.js'], { cwd, env }))).trim()
   return judged(printed === 'cpu 3 true', printed)
+}
+
+/** `flowtune-cuda`, here without its core, is found from flowtune wherever a package manager put it. */
+async function checkCudaIsSeen(cwd, env) {
+  const cli = join(cwd, 'node_modules', 'flowtune', 'dist', 'cli.js')
+  const { output } = await runQuietly(process.execPath, [cli, 'doctor', '--json'], { cwd, env })
+  const { reason } = JSON.parse(output).cores.find(({ device }) => device === 'cuda')
+  const hasBuild = platformsOf('flowtune-cuda').some(({ target }) => target === host.target)
+  return judged(hasBuild ? /without its binary/.test(reason) : /no CUDA build/.test(reason), reason)
 }
 
 /** A short quickstart, and what it leaves. */
@@ -188,16 +156,33 @@ async function checkWithoutCore(env) {
   })
 }
 
+async function checkCudaBeside(env) {
+  await check('npm install flowtune flowtune-cuda: flowtune sees it', async () => {
+    const cwd = project('with-cuda')
+    await succeeding(npm(['install', 'flowtune', 'flowtune-cuda'], cwd, env))
+    return checkCudaIsSeen(cwd, env)
+  })
+}
+
 async function checkPnpm(env) {
   const tool = join(folder, 'pnpm')
-  const installed = await runQuietly('npm', ['install', '--prefix', tool, '--no-save', `pnpm@${PNPM}`], { cwd: folder })
+  const fetched = await runQuietly('npm', ['install', '--prefix', tool, '--no-save', `pnpm@${PNPM}`], { cwd: folder })
   const cwd = project('with-pnpm')
-  await check('pnpm add flowtune, and a training script', async () => {
-    if (installed.status !== 0) return skipped(`pnpm@${PNPM} could not be fetched`)
+  const add = async (name) => {
     const pnpm = join(tool, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs')
-    const args = [pnpm, 'add', 'flowtune', '--registry', env.npm_config_registry, '--store-dir', join(folder, 'store')]
+    const args = [pnpm, 'add', name, '--registry', env.npm_config_registry, '--store-dir', join(folder, 'store')]
     await succeeding(runQuietly(process.execPath, args, { cwd, env }))
+  }
+  const absent = fetched.status !== 0 && skipped(`pnpm@${PNPM} could not be fetched`)
+  await check('pnpm add flowtune, and a training script', async () => {
+    if (absent) return absent
+    await add('flowtune')
     return runScript(cwd, env)
+  })
+  await check('pnpm add flowtune-cuda: flowtune sees it', async () => {
+    if (absent) return absent
+    await add('flowtune-cuda')
+    return checkCudaIsSeen(cwd, env)
   })
 }
 
@@ -219,9 +204,10 @@ async function checkInstall(env) {
 async function checkPackages({ packed, others }) {
   const registry = await serveRegistry([...packed, ...others])
   try {
-    const env = bareEnvironment(registry.url)
+    const env = environment(registry.url)
     await checkInstall(env)
     await checkWithoutCore(env)
+    await checkCudaBeside(env)
     await checkPnpm(env)
   } finally {
     registry.close()

@@ -26,7 +26,8 @@ export async function serveRegistry(packages) {
 
 function describe({ manifest, tarball }, url) {
   const { name, version } = manifest
-  const integrity = tarball && `sha512-${createHash('sha512').update(readFileSync(tarball)).digest('base64')}`
-  const dist = { tarball: `${url}/${name}/-/${name}-${version}.tgz`, ...(integrity && { integrity }) }
+  const bytes = tarball ? readFileSync(tarball) : name
+  const integrity = `sha512-${createHash('sha512').update(bytes).digest('base64')}`
+  const dist = { tarball: `${url}/${name}/-/${name}-${version}.tgz`, integrity }
   return { name, 'dist-tags': { latest: version }, versions: { [version]: { ...manifest, dist } } }
 }
