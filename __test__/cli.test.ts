@@ -7,7 +7,7 @@ import { filesIn } from './helpers/files'
 import { pipeline, root, temporaryFolder } from './helpers/paths'
 import { recipeFile, tinyRecipe } from './helpers/recipe'
 
-const COMMANDS = ['quickstart', 'train', 'prepare', 'sample', 'eval', 'verify', 'inspect']
+const COMMANDS = ['quickstart', 'train', 'prepare', 'sample', 'eval', 'verify', 'inspect', 'doctor']
 
 describe('help', () => {
   it('lists the commands', async () => {

@@ -1,6 +1,8 @@
 export { DataLoader, type DataLoaderOptions, type LoadedBatch } from './data/data-loader'
 export type { CaptionedImage, EncodeBatchesOptions } from './data/encode-batches'
 export { type ImageSize, loadImage, savePng } from './data/image'
+export type { DeviceName } from './device/name'
+export { useDevice } from './device/use'
 export { FlowtuneError, type FlowtuneErrorCode } from './errors'
 export type { Batch, FlowMatchingContext } from './flow/context'
 export {
@@ -66,6 +68,7 @@ export type * from './types'
 export type { WatchOptions } from './watch'
 export {
   type DownloadOptions,
+  device,
   download,
   evaluate,
   explain,

@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module'
+import { loadBinding } from './device/load'
 import { FlowtuneError } from './errors'
 
 /** The kinds of long-running work. */
@@ -225,6 +225,10 @@ export interface NativeLoadedBatch {
 /** What the addon exports. The generated declarations are not used, so that types can be checked before it is built. */
 export interface NativeBinding {
   version(): string
+  /** JSON: {@link DeviceInfo}. */
+  device(): string
+  /** JSON: {@link HubSettings}. */
+  hubSettings(): string
   resolveRecipe(recipeJson: string, baseDir: string): string
   inspect(path: string): string
   explain(recipeJson: string, baseDir: string): Promise<{ explanationJson: string; svg: string }>
@@ -288,17 +292,19 @@ export interface NativeBinding {
     onEvent: (eventJson: string) => void,
   ): Promise<{ train: NativeLoader; heldOut?: NativeLoader | undefined }>
 }
+
 let binding: NativeBinding | undefined
 
 /**
- * The Rust core, loaded at the first call.
+ * The Rust core for the device that was asked for, loaded at the first call.
  *
  * @throws FlowtuneError `NATIVE_UNAVAILABLE` when there is no addon for this platform, or it cannot be loaded;
- * `INVALID_ARGUMENT` when `FLOWTUNE_NUM_THREADS` is no number of threads
+ * `DEVICE_UNAVAILABLE` when the device asked for is not here; `INVALID_ARGUMENT` when `FLOWTUNE_DEVICE` is no device or
+ * `FLOWTUNE_NUM_THREADS` no number of threads
  */
 export function native(): NativeBinding {
   if (binding) return binding
-  const loaded = load()
+  const loaded = loadBinding()
   const threads = threadsAskedFor(process.env.FLOWTUNE_NUM_THREADS)
   if (threads) loaded.setNumThreads(threads)
   binding = loaded
@@ -311,21 +317,4 @@ function threadsAskedFor(text: string | undefined): number | undefined {
   if (Number.isInteger(count) && count >= 1 && count <= 1024) return count
   const message = `FLOWTUNE_NUM_THREADS must be a whole number from 1 to 1024, got "${text}"; unset it for one per core`
   throw new FlowtuneError('INVALID_ARGUMENT', message)
-}
-
-function load(): NativeBinding {
-  try {
-    return createRequire(import.meta.url)('#native') as NativeBinding
-  } catch (cause) {
-    throw new FlowtuneError('NATIVE_UNAVAILABLE', explain(cause), { cause })
-  }
-}
-
-function explain(cause: unknown): string {
-  const reason = cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : String(cause)
-  return [
-    `flowtune's Rust core for ${process.platform}-${process.arch} could not be loaded (${reason}).`,
-    'From the npm package: install again without --omit=optional and without --no-optional.',
-    'From a checkout: run `npm run build`.',
-  ].join(' ')
 }

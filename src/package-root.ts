@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { FlowtuneError } from './errors'
@@ -12,4 +12,9 @@ export function packageRoot(): string {
     folder = parent
   }
   return folder
+}
+
+/** flowtune's version, without loading the core. */
+export function packageVersion(): string {
+  return JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')).version
 }

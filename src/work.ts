@@ -6,6 +6,7 @@ import { resolveRecipe } from './recipe'
 import type { ComputeDtype, Quantization } from './recipe-types'
 import { TrainingRun } from './run'
 import type {
+  DeviceInfo,
   DownloadSummary,
   EvaluateSummary,
   Explanation,
@@ -142,4 +143,13 @@ export async function plan(recipe: Recipe, { memory, noTime }: PlanOptions = {})
 /** Version of the Rust core. */
 export function version(): string {
   return native().version()
+}
+
+/**
+ * What computes: the device that `useDevice` or `FLOWTUNE_DEVICE` asked for, or that was found.
+ *
+ * @throws FlowtuneError `DEVICE_UNAVAILABLE` when the device asked for is not here; `NATIVE_UNAVAILABLE`
+ */
+export function device(): DeviceInfo {
+  return guard(() => JSON.parse(native().device()) as DeviceInfo)
 }

@@ -17,14 +17,19 @@ export interface CliOptions {
   cwd?: string
   /** Variables beside those of this process. */
   env?: Record<string, string>
+  /** The command line of another installation. */
+  program?: string
   /** Called with each whole line of stdout. */
   onLine?: (line: string, kill: Kill) => void
 }
 
 /** Runs the built command line as a user would, in a process of its own. */
-export function cli(args: string[], { cwd = root, env, onLine }: CliOptions = {}): Promise<CliResult> {
+export function cli(
+  args: string[],
+  { cwd = root, env, program = join(root, 'dist', 'cli.js'), onLine }: CliOptions = {},
+): Promise<CliResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [join(root, 'dist', 'cli.js'), ...args], {
+    const child = spawn(process.execPath, [program, ...args], {
       cwd,
       env: { ...process.env, ...env },
     })

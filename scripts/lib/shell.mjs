@@ -45,3 +45,38 @@ export function read(command, args) {
   const { status, stdout } = spawnSync(command, args, { cwd: root, encoding: 'utf8', env, shell })
   return status === 0 ? stdout.trim() : undefined
 }
+
+/** What a program prints; it is an error when it fails. */
+export function runCapturing(command, args, options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    env,
+    shell,
+    maxBuffer: 1 << 28,
+    ...options,
+  })
+  if (error) throw error
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed:\n${stdout}${stderr}`)
+  return stdout
+}
+
+/** Runs a program with nothing shown: its exit status and everything that it printed. */
+export function runQuietly(command, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      shell: shell && command === 'npm',
+      ...options,
+    })
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => {
+        output += text
+      })
+    }
+    child.on('error', reject).on('close', (status) => resolve({ status: status ?? 1, output }))
+  })
+}

@@ -1,8 +1,9 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Option } from 'commander'
+import { DEVICES, type DeviceName } from '../device/name'
+import { useDevice } from '../device/use'
 import { FlowtuneError } from '../errors'
-import { packageRoot } from '../package-root'
+import { packageVersion } from '../package-root'
+import { doctorCommand } from './doctor'
 import { downloadCommand } from './download'
 import { evalCommand } from './eval'
 import { EXIT, UsageError } from './exit'
@@ -32,6 +33,9 @@ function createProgram(): Command {
   const program = new Command('flowtune')
     .description('Fine-tune FLUX.2 on your own images, without Python.')
     .version(packageVersion())
+    .addOption(deviceOption())
+    .configureHelp({ showGlobalOptions: true })
+    .hook('preAction', (self) => chooseDevice(self.opts<{ device?: DeviceName }>().device))
     .exitOverride()
     .showHelpAfterError('(add --help for what there is)')
   const commands = [
@@ -47,13 +51,19 @@ function createProgram(): Command {
     mergeCommand,
     verifyCommand,
     inspectCommand,
+    doctorCommand,
   ]
   for (const create of commands) program.addCommand(create().exitOverride().copyInheritedSettings(program))
   return program
 }
 
-function packageVersion(): string {
-  return JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')).version
+/** Of every command, before its name or after. */
+function deviceOption(): Option {
+  return new Option('--device <name>', 'what computes (default: FLOWTUNE_DEVICE, else auto)').choices(DEVICES)
+}
+
+function chooseDevice(name: DeviceName | undefined): void {
+  if (name) useDevice(name)
 }
 
 function report(thrown: unknown, output: Output): number {

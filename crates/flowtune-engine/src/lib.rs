@@ -27,6 +27,7 @@ mod param;
 mod tape;
 mod tensor;
 
+pub use cpu::instructions::{Instructions, instructions};
 pub use cpu::parallel::{num_threads, on_this_thread, set_num_threads};
 pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};

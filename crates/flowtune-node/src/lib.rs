@@ -34,6 +34,18 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
+/// JSON about the device that this build computes on.
+#[napi]
+pub fn device() -> Result<String> {
+    guarded(|| error::to_json(&flowtune_train::device()))
+}
+
+/// JSON about how a hub would be used.
+#[napi]
+pub fn hub_settings() -> Result<String> {
+    guarded(|| error::to_json(&flowtune_train::hub_settings()?))
+}
+
 /// Gives the engine `count` threads, before its first operation.
 #[napi]
 pub fn set_num_threads(count: u32) -> Result<()> {

@@ -4,6 +4,7 @@
 //! [`RunFolder`].
 
 mod control;
+mod device;
 mod download;
 mod error;
 mod evaluate;
@@ -32,6 +33,7 @@ mod trainable;
 pub mod verify;
 
 pub use control::Control;
+pub use device::{Device, HubSettings, Instructions, device, hub_settings};
 pub use download::{DownloadOptions, DownloadSummary, download};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateOptions, EvaluateSummary, evaluate};

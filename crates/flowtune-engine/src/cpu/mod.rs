@@ -1,6 +1,7 @@
 //! Building blocks of the CPU kernels.
 
 pub(crate) mod gemm;
+pub(crate) mod instructions;
 pub(crate) mod lanes;
 pub(crate) mod mat;
 pub(crate) mod memory;

@@ -6,7 +6,7 @@ use sysinfo::{MemoryRefreshKind, System};
 
 /// Bytes that a process can still take without swapping, within the limit of its container; none when the system does not
 /// say.
-pub(super) fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     // What a container counts as used has cached files in it, which give way.

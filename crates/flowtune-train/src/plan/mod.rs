@@ -15,7 +15,7 @@ pub(crate) use check::check_memory;
 use check::encoding_advice;
 pub use disk::DiskPlan;
 use inputs::{DataSize, Model, must_encode};
-use machine::available_memory;
+pub(crate) use machine::available_memory;
 use memory::rehearse;
 pub use memory::{ComponentSize, Phase, PhaseName};
 pub use rehearsal::Component;
