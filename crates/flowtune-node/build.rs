@@ -6,7 +6,9 @@ const CUDA: [&str; 6] = ["cuda", "cudart", "cublas", "cublasLt", "curand", "nvrt
 
 fn main() {
     napi_build::setup();
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() && std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some()
+        && std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux")
+    {
         println!("cargo::rustc-link-arg-cdylib=-Wl,--no-as-needed");
         CUDA.iter().for_each(|library| println!("cargo::rustc-link-arg-cdylib=-l{library}"));
     }
