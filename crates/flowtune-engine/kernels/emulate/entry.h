@@ -2,6 +2,7 @@
 // would read garbage.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <utility>
 
@@ -24,6 +25,7 @@ struct Entry {
   // Calls the kernel with the values that `args` points to.
   void (*call)(void (*kernel)(), void *const *args);
   Entry *next;
+  std::atomic<size_t> launches;
 };
 
 // Latest first.
@@ -44,7 +46,7 @@ struct Registered {
   template <typename... A>
   Registered(const char *name, void (*kernel)(A...))
       : entry{name,  Signature<A...>::kinds, sizeof...(A), reinterpret_cast<void (*)()>(kernel), Signature<A...>::call,
-              entries} {
+              entries, {0}} {
     entries = &entry;
   }
 };

@@ -116,8 +116,8 @@ const char *run_block(uint32_t threads) {
   }
 }
 
-const Entry *find(const char *name) {
-  for (const Entry *entry = entries; entry; entry = entry->next)
+Entry *find(const char *name) {
+  for (Entry *entry = entries; entry; entry = entry->next)
     if (std::strcmp(entry->name, name) == 0) return entry;
   return nullptr;
 }
@@ -141,12 +141,13 @@ uint64_t exchange(uint64_t value, uint32_t source) {
 extern "C" const char *flowtune_emulate(const char *name, uint32_t blocks, uint32_t threads, uint32_t run,
                                         void *const *args, const uint32_t *kinds, size_t count) {
   using namespace emulate;
-  const Entry *entry = find(name);
+  Entry *entry = find(name);
   if (!entry) return "there is no such kernel";
   if (entry->count != count) return "the kernel has another number of parameters";
   for (size_t i = 0; i < count; ++i)
     if (static_cast<uint32_t>(entry->kinds[i]) != kinds[i]) return "the kernel has parameters of other kinds";
   if (threads == 0 || threads > 1024 || threads % LANES != 0) return "a block has 32 to 1024 threads, whole warps";
+  ++entry->launches;
   block.entry = entry;
   block.args = args;
   block_dim.x = threads;
@@ -159,9 +160,11 @@ extern "C" const char *flowtune_emulate(const char *name, uint32_t blocks, uint3
   return nullptr;
 }
 
-// Every kernel, one call each with a null at the end: so that a test can ask whether it has run them all.
-extern "C" const char *flowtune_emulated(size_t at) {
+// Name of kernel `at` and how often it was launched; null when there are fewer.
+extern "C" const char *flowtune_emulated(size_t at, size_t *launches) {
   const emulate::Entry *entry = emulate::entries;
   for (; entry && at > 0; --at) entry = entry->next;
-  return entry ? entry->name : nullptr;
+  if (!entry) return nullptr;
+  *launches = entry->launches;
+  return entry->name;
 }

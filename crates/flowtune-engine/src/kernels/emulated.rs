@@ -18,7 +18,7 @@ unsafe extern "C" {
         kinds: *const u32,
         count: usize,
     ) -> *const c_char;
-    fn flowtune_emulated(at: usize) -> *const c_char;
+    fn flowtune_emulated(at: usize, launches: *mut usize) -> *const c_char;
 }
 
 /// Runs kernels on the CPU, at once and on the calling thread.
@@ -50,13 +50,15 @@ impl Emulated {
         unsafe { ViewMut::new(x.as_mut_ptr() as u64, x.len()) }
     }
 
-    /// Names of all kernels.
-    pub fn names() -> Vec<String> {
-        (0..)
-            // SAFETY: the strings are constants.
-            .map_while(|at| unsafe { flowtune_emulated(at).as_ref().map(|name| CStr::from_ptr(name)) })
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect()
+    /// All kernels, and how often this process has launched each.
+    pub fn kernels() -> Vec<(String, usize)> {
+        let kernel = |at| {
+            let mut launches = 0;
+            // SAFETY: a constant, or null.
+            let name = unsafe { flowtune_emulated(at, &mut launches).as_ref().map(|name| CStr::from_ptr(name)) };
+            name.map(|name| (name.to_string_lossy().into_owned(), launches))
+        };
+        (0..).map_while(kernel).collect()
     }
 }
 

@@ -53,7 +53,7 @@ fn exact_softmax<S: Sample>(row: &[S]) -> (f64, Vec<f64>) {
 const CHUNKS: [[usize; 4]; 4] = [[1, 1, 1, 1], [3, 2, 37, 5], [2, 5, 300, 5], [1, 4, 256, 9]];
 
 #[test]
-fn pieces_are_their_formulas() {
+pub(super) fn pieces_are_their_formulas() {
     for [groups, rows, keys, stride] in CHUNKS {
         pieces_agree::<f32, f32>(groups, rows, keys, stride);
         pieces_agree::<f32, bf16>(groups, rows, keys, stride);
@@ -85,7 +85,7 @@ fn in_place_is_the_same<T: Sample>([groups, rows, keys, stride]: [usize; 4]) {
 }
 
 #[test]
-fn a_result_may_take_the_place_of_its_input() {
+pub(super) fn a_result_may_take_the_place_of_its_input() {
     for chunk in CHUNKS {
         in_place_is_the_same::<f32>(chunk);
         in_place_is_the_same::<bf16>(chunk);
@@ -162,8 +162,9 @@ fn attention_agrees<T: Sample>([batch, queries, keys, heads, dim]: [usize; 5], c
 }
 
 #[test]
-fn chunked_attention_is_the_operation() {
-    for (extents, chunk) in [([1, 1, 1, 1, 2], 1), ([2, 7, 45, 3, 8], 3), ([1, 5, 300, 2, 6], 5)] {
+pub(super) fn chunked_attention_is_the_operation() {
+    // With a single key the gradients of queries and keys would be rounding alone.
+    for (extents, chunk) in [([1, 1, 2, 1, 2], 1), ([2, 7, 45, 3, 8], 3), ([1, 5, 300, 2, 6], 5)] {
         attention_agrees::<f32>(extents, chunk, 2e-5);
         // A few roundings to eight bits.
         attention_agrees::<bf16>(extents, chunk, 2e-2);

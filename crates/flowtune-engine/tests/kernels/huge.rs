@@ -5,9 +5,11 @@ use half::bf16;
 
 use super::fixture::{Sample, numbers, samples};
 use flowtune_engine::kernels::{
-    ChunkRows, Emulated, Modulated, NF4, NF4_BLOCK, RopeHeads, View, ViewMut, gated_residual, int8_rows,
-    layer_norm_modulate, nf4, rms_norm_rope, scale, softmax_in_place, stochastic_round, swiglu,
+    AdamWStep, Arg, ChunkRows, Emulated, Grid, Kernel, Launcher, Modulated, NF4, NF4_BLOCK, RopeHeads, View, ViewMut,
+    adamw, gated_residual, gated_residual_dy, int8_rows, layer_norm_modulate, layer_norm_modulate_dx, nf4,
+    rms_norm_rope, rms_norm_rope_dx, scale, softmax_in_place, stochastic_round, swiglu, swiglu_dx, weighted_mse_dx,
 };
+use flowtune_engine::ops::optimizer::AdamW;
 
 /// The last block of each launch.
 fn last() -> Emulated {
@@ -88,6 +90,18 @@ fn rows() {
     swiglu(&on, &Emulated::view(&x), &mut Emulated::view_mut(&mut alone), 1, DIM).unwrap();
     same("swiglu", out.end(DIM), &alone);
 
+    let (g, mut alone) = (numbers(DIM, 2), vec![0f32; 2 * DIM]);
+    let [xs, gs] = [(2 * DIM, &x), (DIM, &g)].map(|(dim, data)| Reserved::ending_in(ROWS * dim, data));
+    let mut dx = Reserved::<f32>::new(ROWS * 2 * DIM);
+    swiglu_dx(&on, &xs.view(), &gs.view(), &mut dx.view_mut(), ROWS, DIM).unwrap();
+    swiglu_dx(&on, &Emulated::view(&x), &Emulated::view(&g), &mut Emulated::view_mut(&mut alone), 1, DIM).unwrap();
+    same("swiglu_dx", dx.end(2 * DIM), &alone);
+}
+
+#[test]
+fn rows_of_samples() {
+    let on = last();
+
     // The last sample begins past 2³² too.
     let (tokens, batch) = (ROWS / 2, 2);
     let (large, small) = (Modulated { batch, tokens, dim: DIM }, Modulated { batch: 1, tokens: 1, dim: DIM });
@@ -104,6 +118,15 @@ fn rows() {
     layer_norm_modulate(&on, &xs, &gates, &gates, &mut out.view_mut(), large, 1e-6).unwrap();
     layer_norm_modulate(&on, &x, &gate, &gate, &mut Emulated::view_mut(&mut alone), small, 1e-6).unwrap();
     same("layer_norm_modulate", out.end(DIM), &alone);
+
+    layer_norm_modulate_dx(&on, &xs, &gates, &ys.view(), &mut out.view_mut(), large, 1e-6).unwrap();
+    let dx = &mut Emulated::view_mut(&mut alone);
+    layer_norm_modulate_dx(&on, &x, &gate, &Emulated::view(&y), dx, small, 1e-6).unwrap();
+    same("layer_norm_modulate_dx", out.end(DIM), &alone);
+
+    gated_residual_dy(&on, &xs, &gates, &mut out.view_mut(), large).unwrap();
+    gated_residual_dy(&on, &x, &gate, &mut Emulated::view_mut(&mut alone), small).unwrap();
+    same("gated_residual_dy", out.end(DIM), &alone);
 }
 
 #[test]
@@ -134,10 +157,58 @@ fn heads() {
     let large = Reserved::ending_in(tokens * heads * dim, &x);
     rms_norm_rope(&last(), &large.view(), &weight, &mut out.view_mut(), &of, 1e-6).unwrap();
     let angles = Emulated::view(&angles);
+    let mut dx = Reserved::<bf16>::new(tokens * heads * dim);
+    rms_norm_rope_dx(&last(), &large.view(), &weight, &large.view(), &mut dx.view_mut(), &of, 1e-6).unwrap();
     let of = RopeHeads { tokens: 1, cos: &angles, sin: &angles, ..of };
     let mut alone = vec![bf16::ZERO; heads * dim];
     rms_norm_rope(&last(), &Emulated::view(&x), &weight, &mut Emulated::view_mut(&mut alone), &of, 1e-6).unwrap();
     same("rms_norm_rope", &floats(out.end(heads * dim)), &floats(&alone));
+    let (x, out) = (Emulated::view(&x), &mut Emulated::view_mut(&mut alone));
+    rms_norm_rope_dx(&last(), &x, &weight, &x, out, &of, 1e-6).unwrap();
+    same("rms_norm_rope_dx", &floats(dx.end(heads * dim)), &floats(&alone));
+}
+
+/// The first pass of sums over tokens: its last block has the last columns of the last chunk.
+#[test]
+fn tiles() {
+    const CHUNK: usize = 64;
+    let (last_rows, last_columns) = (ROWS % CHUNK, DIM % 256);
+    let (g, y) = (numbers(last_rows * DIM, 1), numbers(last_rows * DIM, 2));
+    let [gs, ys] = [&g, &y].map(|data| Reserved::ending_in(ROWS * DIM, data));
+    let chunks = ROWS.div_ceil(CHUNK);
+    let mut partial = Reserved::<f32>::new(chunks * DIM);
+    let address = |buffer: &Reserved<f32>| Arg::Pointer(buffer.address as u64);
+    let args = [address(&gs), address(&ys), address(&partial), ROWS.into(), DIM.into(), CHUNK.into()];
+    let kernel = Kernel::new("residual", "gated_residual_sums", "f32");
+    // SAFETY: the kernel's parameters; a row of partial sums for each chunk.
+    unsafe { last().launch(kernel, Grid::tiles("tiles", chunks, DIM).unwrap(), &args) }.unwrap();
+    let column = |j: usize| (0..last_rows).fold(0.0, |sum, row| sum + g[row * DIM + j] * y[row * DIM + j]);
+    same("sums", partial.end(last_columns), &(DIM - last_columns..DIM).map(column).collect::<Vec<_>>());
+}
+
+#[test]
+fn weights() {
+    let n = PAST + 100;
+    let (w, g) = (numbers(100, 1), numbers(100, 2));
+    let step = AdamWStep::new(AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 }, 1);
+    let mut large = Reserved::ending_in(n, &w);
+    let [mut m, mut v] = [(); 2].map(|()| Reserved::<f32>::new(n));
+    let gradient = Reserved::ending_in(n, &g);
+    adamw(&last(), &mut large.view_mut(), &gradient.view(), &mut m.view_mut(), &mut v.view_mut(), step).unwrap();
+    let (mut alone, [mut first, mut second]) = (w.clone(), [[0f32; 100]; 2]);
+    let (first, second) = (&mut Emulated::view_mut(&mut first), &mut Emulated::view_mut(&mut second));
+    adamw(&last(), &mut Emulated::view_mut(&mut alone), &Emulated::view(&g), first, second, step).unwrap();
+    assert_ne!(alone, w);
+    same("adamw", large.end(100), &alone);
+
+    // Two samples, the second of which begins past 2³¹.
+    let mut dx = Reserved::<f32>::new(n);
+    let (weight, seed, count) = ([0.5f32, 2.0], [3f32], [6f64]);
+    let [weight, seed] = [&weight[..], &seed].map(Emulated::view);
+    let (prediction, target, count) = (gradient.view(), large.view(), Emulated::view(&count));
+    weighted_mse_dx(&last(), &prediction, &target, &weight, None, &seed, &count, &mut dx.view_mut(), [2, n / 2])
+        .unwrap();
+    same("weighted_mse_dx", dx.end(100), &g.iter().zip(&alone).map(|(p, t)| 2.0 * (p - t)).collect::<Vec<_>>());
 }
 
 #[test]

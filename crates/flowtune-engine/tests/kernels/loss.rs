@@ -25,7 +25,8 @@ fn agrees(batch: usize, row: usize, masked: bool) {
     weighted_mse(&on, &prediction, &target, &weight, mask.as_ref(), &mut out.view_mut(), all).unwrap();
     let what = format!("{all:?}, masked: {masked}");
     for (part, got, want) in [("loss", out.read()[0], value), ("unweighted", out.read()[1], want.unweighted)] {
-        assert!((got - want).abs() <= 1e-6 * want, "{part} {what}: {got}, not {want}");
+        // The operation adds up a masked sample in float32, one element after the other.
+        assert!((got - want).abs() <= 1e-5 * want, "{part} {what}: {got}, not {want}");
     }
 
     let (g, mut dx) = (Padded::of(&[0.75f32]), Padded::<f32>::empty(n));
@@ -36,7 +37,7 @@ fn agrees(batch: usize, row: usize, masked: bool) {
 }
 
 #[test]
-fn values_and_gradients_are_the_operations() {
+pub(super) fn values_and_gradients_are_the_operations() {
     for [batch, row] in [[1, 1], [3, 37], [2, 4096], [3, 4099], [1, 9000]] {
         agrees(batch, row, false);
         agrees(batch, row, row > 1);

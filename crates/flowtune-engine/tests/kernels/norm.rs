@@ -43,7 +43,7 @@ fn agrees<T: Sample>([batch, tokens, dim]: [usize; 3]) {
 }
 
 #[test]
-fn values_and_gradients_are_the_operations() {
+pub(super) fn values_and_gradients_are_the_operations() {
     for extents in EXTENTS {
         agrees::<f32>(extents);
         agrees::<bf16>(extents);

@@ -41,7 +41,7 @@ fn agrees<T: Sample>(all @ [batch, tokens, heads, dim]: [usize; 4], shared: bool
 }
 
 #[test]
-fn values_and_gradients_are_the_operations() {
+pub(super) fn values_and_gradients_are_the_operations() {
     for extents in EXTENTS {
         for shared in [true, false] {
             agrees::<f32>(extents, shared);

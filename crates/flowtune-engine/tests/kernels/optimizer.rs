@@ -7,7 +7,7 @@ use flowtune_engine::ops::optimizer::{self as cpu, AdamW};
 const OPTIONS: AdamW = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
 #[test]
-fn adamw_is_the_operation() {
+pub(super) fn adamw_is_the_operation() {
     for n in [1, 255, 256, 1000] {
         let shape = [n];
         let zeros = vec![0f32; n];
@@ -56,7 +56,7 @@ fn step8(w: &mut [f32], g: &[f32], moments: [(&mut [u8], &mut f32, &[f32; 256]);
 }
 
 #[test]
-fn adamw_with_moments_of_a_byte_is_its_definition() {
+pub(super) fn adamw_with_moments_of_a_byte_is_its_definition() {
     let tables = [dynamic_table(true), dynamic_table(false)];
     let zero = tables.map(|table| table.iter().position(|&x| x == 0.0).unwrap() as u8);
     for n in [1usize, 256, 700] {
@@ -121,7 +121,7 @@ fn moments_of_a_byte_lead_where_whole_ones_do() {
 }
 
 #[test]
-fn norms_and_clipping_are_the_operations() {
+pub(super) fn norms_and_clipping_are_the_operations() {
     let on = Emulated::new();
     for n in [1, 1000, (1 << 16) + 3] {
         let x = numbers(n, 1);

@@ -20,7 +20,7 @@ fn nf4_agrees<T: Sample>(n: usize) {
 }
 
 #[test]
-fn nf4_is_its_table_times_its_scale() {
+pub(super) fn nf4_is_its_table_times_its_scale() {
     for n in [1, 2, 63, 64, 1000, 1027] {
         nf4_agrees::<f32>(n);
         nf4_agrees::<bf16>(n);
@@ -37,7 +37,7 @@ fn int8_agrees<T: Sample>(rows: usize, dim: usize) {
 }
 
 #[test]
-fn int8_rows_are_integers_times_their_scale() {
+pub(super) fn int8_rows_are_integers_times_their_scale() {
     for [rows, dim] in [[1, 1], [1, 300], [5, 33], [130, 64]] {
         int8_agrees::<f32>(rows, dim);
         int8_agrees::<bf16>(rows, dim);
@@ -51,7 +51,7 @@ fn rounded(x: &[f32], seed: u64, start: u64) -> Vec<bf16> {
 }
 
 #[test]
-fn stochastic_rounding_is_right_on_average() {
+pub(super) fn stochastic_rounding_is_right_on_average() {
     const COUNT: usize = 4096;
     // Between 1 and its neighbour, and the same below 0; five standard deviations of the share that goes up.
     for share in [0.1f32, 0.5, 0.8] {

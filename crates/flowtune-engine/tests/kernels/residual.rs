@@ -26,7 +26,7 @@ fn agrees<T: Sample>(all @ [batch, tokens, dim]: [usize; 3]) {
 }
 
 #[test]
-fn values_and_gradients_are_the_operations() {
+pub(super) fn values_and_gradients_are_the_operations() {
     for extents in [[1, 1, 1], [1, 1, 37], [2, 64, 33], [3, 67, 300], [2, 129, 5]] {
         agrees::<f32>(extents);
         agrees::<bf16>(extents);

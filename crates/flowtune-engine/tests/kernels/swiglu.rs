@@ -18,7 +18,7 @@ fn agrees<T: Sample>(rows: usize, dim: usize) {
 }
 
 #[test]
-fn values_and_gradients_are_the_operations() {
+pub(super) fn values_and_gradients_are_the_operations() {
     for [rows, dim] in [[1, 1], [1, 600], [7, 33], [130, 31], [3, 256]] {
         agrees::<f32>(rows, dim);
         agrees::<bf16>(rows, dim);
