@@ -4,8 +4,8 @@
 import { cudaToolchain } from './lib/cuda.mjs'
 import { checkAddon } from './lib/cuda-addon.mjs'
 import { assembleKernels } from './lib/cuda-kernels.mjs'
-import { say } from './lib/say.mjs'
-import { hostTarget, run } from './lib/shell.mjs'
+import { say, stop } from './lib/say.mjs'
+import { hostTarget, read, run } from './lib/shell.mjs'
 import { requireTools } from './lib/tools.mjs'
 
 const quick = process.argv.slice(2).includes('--quick')
@@ -19,6 +19,11 @@ function emulate() {
 }
 
 requireTools()
+if (read('c++', ['--version']) === undefined) {
+  stop(
+    'The kernels need a C++ compiler: install it (on Debian and Ubuntu: `sudo apt-get install g++`) and run this again.',
+  )
+}
 const toolchain = cudaToolchain()
 const checks = [
   ['kernels compile for every card without spilling registers', () => assembleKernels(toolchain)],

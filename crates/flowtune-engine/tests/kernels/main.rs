@@ -1,6 +1,7 @@
 //! The kernels, as the emulator runs them, against the operations of the CPU.
 
 mod attention;
+mod emulator;
 mod fixture;
 mod grid;
 mod huge;
