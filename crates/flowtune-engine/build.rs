@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=kernels");
     #[cfg(feature = "emulate")]
     emulated(&sources());
     if cfg!(feature = "cuda") {
@@ -14,6 +13,7 @@ fn main() {
 
 /// The kernel files, in the order of their names.
 fn sources() -> Vec<PathBuf> {
+    println!("cargo::rerun-if-changed=kernels");
     let files = std::fs::read_dir("kernels").expect("the folder kernels").map(|entry| entry.expect("a file").path());
     let mut sources: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|extension| extension == "cu")).collect();
@@ -62,8 +62,8 @@ fn emulated(sources: &[PathBuf]) {
         .compile("flowtune_kernels");
 }
 
-/// Each kernel file as PTX, and a table of them as Rust. PTX of compute capability 8.0 is translated by the driver for
-/// every card since Ampere; from 9.0 on nvcc's default would be for one generation alone.
+/// Each kernel file as PTX, and a table of them as Rust. The driver translates PTX of compute capability 8.0 for every
+/// card since Ampere.
 fn ptx(sources: &[PathBuf]) {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let nvcc = std::env::var_os("CUDA_HOME").map_or("nvcc".into(), |home| PathBuf::from(home).join("bin").join("nvcc"));

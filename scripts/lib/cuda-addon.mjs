@@ -30,22 +30,18 @@ function missingLibraries(addon) {
     .map((soname) => `the addon does not name ${soname}`)
 }
 
-// What is open until Node and the libraries come: prefixes of CUDA's names, and Node's.
-const KNOWN = { CUDA: /^(cu[A-Z]|cuda[A-Z]|cublas|curand|nvrtc|__cuda)/, Node: /^(napi|node_api)_/ }
-
-/** Every symbol that the addon leaves open belongs to CUDA, to Node or to a library of the system. */
+/** Every symbol that must be found belongs to CUDA, to Node or, then it has a version, to a library of the system. */
 function unexpectedSymbols(addon) {
   const table = read('readelf', ['--dyn-syms', '--wide', addon])
-  const open = [...table.matchAll(/^.* (?:GLOBAL|WEAK) .* UND (\S+)(?: \(\d+\))?$/gm)].map(([, name]) => name)
-  // Those of the system have a version; weak ones without are the loader's own.
-  const named = open.filter((name) => !name.includes('@'))
-  const of = (pattern) => named.filter((name) => pattern.test(name)).sort()
-  say(`open symbols of CUDA: ${of(KNOWN.CUDA).join(' ')}`)
-  say(`open symbols: ${of(KNOWN.CUDA).length} of CUDA, ${of(KNOWN.Node).length} of Node, ${open.length} in all`)
-  const weak = /^(_ITM_|__gmon_start__|__cxa_|_Unwind|gnu_get|statx|copy_file_range|getrandom|__pthread)/
-  const others = named.filter((name) => !Object.values(KNOWN).some((p) => p.test(name)) && !weak.test(name))
-  const missing = of(KNOWN.CUDA).length === 0 ? ['the addon calls nothing of CUDA'] : []
-  return [...missing, ...others.map((name) => `nobody is known to have ${name}`)]
+  const open = [...table.matchAll(/ GLOBAL +\w+ +UND (\S+)/g)].map(([, name]) => name)
+  const cuda = open.filter((name) => /^(cu[A-Z]|cuda[A-Z]|cublas|curand|nvrtc|__cuda)/.test(name)).sort()
+  const node = open.filter((name) => /^(napi|node_api)_/.test(name))
+  const system = open.filter((name) => name.includes('@'))
+  say(`open symbols of CUDA: ${cuda.join(' ')}`)
+  say(`open symbols: ${cuda.length} of CUDA, ${node.length} of Node, ${system.length} of the system`)
+  const known = new Set([...cuda, ...node, ...system])
+  const wrong = open.filter((name) => !known.has(name)).map((name) => `nobody is known to have ${name}`)
+  return cuda.length > 0 ? wrong : [...wrong, 'the addon calls nothing of CUDA']
 }
 
 /** Loads the addon in a process of its own. */

@@ -82,7 +82,7 @@ function environment(home) {
   return {
     ...Object.fromEntries(['CUDA_HOME', 'CUDA_PATH', 'CUDA_ROOT', 'CUDA_TOOLKIT_ROOT_DIR'].map((name) => [name, home])),
     PATH: `${join(home, 'bin')}:${process.env.PATH ?? ''}`,
-    // PTX that every card since Ampere takes; from 90 on it would be for one generation alone.
+    // PTX that every card since Ampere takes; for 90 and above candle's build makes it for one generation alone.
     CUDA_COMPUTE_CAP: '80',
   }
 }

@@ -1,5 +1,6 @@
-// Runs a grid on the CPU. Blocks run one after the other, the threads of a block in turn, each until it waits or ends; both
-// in an order that looks random, so that a missing barrier shows. Included once, by the file that the build script makes.
+// Runs a grid on the CPU: block after block, of a block warp after warp, each as far as it gets without the others, and the
+// lanes of a warp in turn; all in an order that looks random. So warps are as far apart as the barriers let them be, and a
+// missing one shows. Included once, by the file that the build script makes.
 #pragma once
 
 #include <cstdio>
@@ -96,20 +97,24 @@ uint32_t count(State state, uint32_t threads) {
   return found;
 }
 
+// Runs a warp until each of its threads waits at a barrier, has ended, or waits for lanes that do not come.
+void run_warp(uint32_t first) {
+  do {
+    for (uint32_t lane : shuffled(LANES)) {
+      block.running = block.fibers[first + lane].get();
+      if (block.running->state != State::Ready) continue;
+      thread_index.x = first + lane;
+      swapcontext(&block.scheduler, &block.running->context);
+    }
+  } while (exchanged(first));
+}
+
 // Null, or why the block cannot go on.
 const char *run_block(uint32_t threads) {
   while (block.fibers.size() < threads) block.fibers.emplace_back(new Fiber);
   for (uint32_t i = 0; i < threads; ++i) start(*block.fibers[i]);
   for (;;) {
-    for (uint32_t i : shuffled(threads)) {
-      if (block.fibers[i]->state != State::Ready) continue;
-      block.running = block.fibers[i].get();
-      thread_index.x = i;
-      swapcontext(&block.scheduler, &block.running->context);
-    }
-    bool moved = false;
-    for (uint32_t first = 0; first < threads; first += LANES) moved |= exchanged(first);
-    if (moved) continue;
+    for (uint32_t warp : shuffled(threads / LANES)) run_warp(warp * LANES);
     if (count(State::Done, threads) == threads) return nullptr;
     if (count(State::Barrier, threads) != threads) return "threads of a block wait for each other in vain";
     for (uint32_t i = 0; i < threads; ++i) block.fibers[i]->state = State::Ready;

@@ -7,8 +7,8 @@ use flowtune_engine::kernels::{
 
 const EPS: f64 = 1e-6;
 
-/// batch, tokens, dim: one of each, widths beside a warp and a block, tokens beside a chunk.
-const EXTENTS: [[usize; 3]; 6] = [[1, 1, 1], [1, 1, 37], [2, 5, 64], [3, 67, 300], [1, 130, 33], [2, 3, 256]];
+/// batch, tokens, dim: one of each, widths beside a warp and a block, tokens beside a chunk, and more chunks than a block has warps.
+const EXTENTS: [[usize; 3]; 6] = [[1, 1, 1], [1, 1, 37], [2, 5, 64], [3, 67, 300], [2, 650, 3], [2, 3, 256]];
 
 fn agrees<T: Sample>([batch, tokens, dim]: [usize; 3]) {
     let (on, extents) = (Emulated::new(), Modulated { batch, tokens, dim });

@@ -135,6 +135,10 @@ pub(super) fn norms_and_clipping_are_the_operations() {
         sum(&on, &squares.view(), &mut total.view_mut()).unwrap();
         assert!((total.read()[0] - 2.0 * want).abs() <= 1e-12 * want, "{n}");
 
+        let many: Vec<f64> = (0..1000).map(f64::from).collect();
+        sum(&on, &Padded::of(&many).view(), &mut squares.view_mut().slice(0, 1).unwrap()).unwrap();
+        assert_eq!(squares.read()[0], 499_500.0);
+
         let norm = (2.0 * want).sqrt();
         clip(&on, &mut padded.view_mut(), &total.view(), 2.0 * norm as f32).unwrap();
         assert_eq!(padded.read(), x, "a small norm stays");
