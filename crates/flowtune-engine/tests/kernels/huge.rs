@@ -103,7 +103,7 @@ fn rows_of_samples() {
     let on = last();
 
     // The last sample begins past 2³² too.
-    let (tokens, batch) = (ROWS / 2, 2);
+    let (tokens, batch) = (ROWS / 2 + 2, 2);
     let (large, small) = (Modulated { batch, tokens, dim: DIM }, Modulated { batch: 1, tokens: 1, dim: DIM });
     let (x, y, gate) = (numbers(DIM, 1), samples::<bf16>(DIM, 2), numbers(DIM, 3));
     let [xs, gates] = [(tokens * batch, &x), (batch, &gate)].map(|(rows, data)| Reserved::ending_in(rows * DIM, data));
