@@ -34,6 +34,14 @@ pub enum Error {
         /// Operation that was called.
         op: &'static str,
     },
+    /// A kernel could not be run.
+    #[error("kernel {kernel}: {reason}")]
+    Launch {
+        /// Name of the kernel.
+        kernel: String,
+        /// Why not.
+        reason: String,
+    },
     /// A rule of the tape was broken.
     #[error("tape: {0}")]
     Tape(&'static str),
@@ -57,7 +65,7 @@ impl Error {
             Self::Shape { .. } | Self::DType { .. } => "SHAPE_MISMATCH",
             Self::Device { .. } => "DEVICE_UNAVAILABLE",
             Self::Spent | Self::Untracked => "INVALID_ARGUMENT",
-            Self::Tape(_) | Self::Candle(_) => "INTERNAL",
+            Self::Launch { .. } | Self::Tape(_) | Self::Candle(_) => "INTERNAL",
         }
     }
 }

@@ -22,6 +22,8 @@ mod dtype;
 mod error;
 mod graph;
 mod int8;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub mod kernels;
 pub mod ops;
 mod param;
 mod tape;

@@ -1,0 +1,87 @@
+//! The kernels on an NVIDIA card, through candle's device: PTX that the driver translates for the card.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+};
+use candle_core::{CudaDevice, DeviceLocation, backend::BackendDevice};
+use std::sync::Arc;
+
+use super::buffer::{View, ViewMut};
+use super::grid::Grid;
+use super::launch::{Arg, Kernel, Launcher};
+use crate::error::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// Queues kernels on a device's stream, in order with candle's own.
+#[derive(Clone)]
+pub struct Cuda {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let DeviceLocation::Cuda { gpu_id } = self.device.location() else { return f.write_str("Cuda") };
+        write!(f, "Cuda({gpu_id})")
+    }
+}
+
+impl Cuda {
+    /// On the stream of `device`.
+    pub fn new(device: &CudaDevice) -> Self {
+        Self { device: device.clone(), stream: device.cuda_stream() }
+    }
+
+    /// `x` as a buffer.
+    pub fn view<'a, T>(&'a self, x: &'a CudaSlice<T>) -> View<'a, T> {
+        let (address, guard) = x.device_ptr(&self.stream);
+        // SAFETY: there while it is borrowed; the guard tells other streams when the launches have read it.
+        unsafe { View::new(address, x.len()) }.guarded(Some(guard))
+    }
+
+    /// `x` as a buffer to be written.
+    pub fn view_mut<'a, T>(&'a self, x: &'a mut CudaSlice<T>) -> ViewMut<'a, T> {
+        let len = x.len();
+        let (address, guard) = x.device_ptr_mut(&self.stream);
+        // SAFETY: nothing else uses it while it is borrowed; the guard tells other streams when it has been written.
+        unsafe { ViewMut::new(address, len) }.guarded(Some(guard))
+    }
+}
+
+impl Launcher for Cuda {
+    type Memory = CudaSlice<u8>;
+
+    unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        let Some((file, ptx)) = MODULES.iter().find(|(file, _)| *file == kernel.file) else {
+            return Err(Error::Launch { kernel: kernel.name, reason: format!("there is no file {}", kernel.file) });
+        };
+        // candle keeps loaded modules by name; its own have other names.
+        let function = self.device.get_or_load_custom_func(&kernel.name, &format!("flowtune_{file}"), ptx)?;
+        let mut builder = function.builder();
+        for arg in args {
+            match arg {
+                Arg::Pointer(value) | Arg::U64(value) => builder.arg(value),
+                Arg::U32(value) => builder.arg(value),
+                Arg::F32(value) => builder.arg(value),
+            };
+        }
+        let config =
+            LaunchConfig { grid_dim: (grid.blocks, 1, 1), block_dim: (grid.threads, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the caller's.
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+
+    fn scratch(&self, bytes: usize) -> Result<CudaSlice<u8>> {
+        // The driver does not hand out nothing.
+        // SAFETY: kernels write it before they read it.
+        Ok(unsafe { self.device.alloc::<u8>(bytes.max(1)) }?)
+    }
+
+    fn address(&self, memory: &CudaSlice<u8>) -> u64 {
+        // The guard is for other streams, which never see this memory.
+        memory.device_ptr(&self.stream).0
+    }
+}
