@@ -18,6 +18,7 @@
 //! ```
 
 mod cpu;
+mod device;
 mod dtype;
 mod error;
 mod graph;
@@ -31,6 +32,7 @@ mod tensor;
 
 pub use cpu::instructions::{Instructions, instructions};
 pub use cpu::parallel::{num_threads, on_this_thread, set_num_threads};
+pub use device::Device;
 pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};
 pub use graph::Value;

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{CpuStorage, Storage, backend::BackendStorage};
+use candle_core::{CpuStorage, Storage, Tensor as Twin, backend::BackendStorage};
 
 use crate::cpu::memory;
 use crate::cpu::parallel;
+use crate::device::{self, Device};
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::int8::Int8Rows;
@@ -23,6 +24,8 @@ pub struct Tensor {
 enum Data {
     Plain(Storage),
     Int8(Int8Rows),
+    /// On a device, contiguous.
+    Device(Twin),
 }
 
 /// Elements, counted among those in memory.
@@ -99,6 +102,81 @@ impl Tensor {
         }
     }
 
+    /// Tensor of `twin`, made contiguous.
+    pub(crate) fn of_twin(twin: Twin) -> candle_core::Result<Self> {
+        let twin = twin.contiguous()?;
+        let (shape, bytes) = (twin.dims().to_vec(), twin.elem_count() * twin.dtype().size_in_bytes());
+        Ok(Self { storage: Held::new(Data::Device(twin), bytes), shape })
+    }
+
+    /// candle's tensor, if this one is on a device.
+    pub(crate) fn twin(&self) -> Result<Option<Twin>> {
+        let Data::Device(twin) = &self.storage.data else { return Ok(None) };
+        Ok(Some(twin.reshape(self.shape.as_slice())?))
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        match &self.storage.data {
+            Data::Device(twin) => Device::of(twin),
+            Data::Plain(_) | Data::Int8(_) => Device::cpu(),
+        }
+    }
+
+    /// The same elements on `device`; shares storage when they are there.
+    ///
+    /// # Errors
+    /// When there is no room, or the type is int8, which only the CPU has kernels for.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        const OP: &str = "to_device";
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        let here = match &self.storage.data {
+            Data::Plain(_) => self.clone(),
+            Data::Int8(_) => return Err(Error::Device { op: OP }),
+            Data::Device(twin) => Self::from_host_of(twin, &self.shape)?,
+        };
+        let Some(place) = device.place() else { return Ok(here) };
+        let there = |data: &CpuStorage| -> candle_core::Result<Twin> {
+            let shape = self.shape.as_slice();
+            match data {
+                CpuStorage::BF16(d) => Twin::from_slice(d, shape, place),
+                CpuStorage::F16(d) => Twin::from_slice(d, shape, place),
+                CpuStorage::F32(d) => Twin::from_slice(d, shape, place),
+                CpuStorage::F64(d) => Twin::from_slice(d, shape, place),
+                CpuStorage::I64(d) => Twin::from_slice(d, shape, place),
+                other => candle_core::bail!("no tensor holds {:?}", other.dtype()),
+            }
+        };
+        match &here.storage.data {
+            Data::Plain(Storage::Cpu(data)) => device::made(there(data)),
+            _ => Err(Error::Device { op: OP }),
+        }
+    }
+
+    /// The elements of a tensor on a device, copied.
+    fn from_host_of(twin: &Twin, shape: &[usize]) -> candle_core::Result<Self> {
+        use candle_core::DType as C;
+        let flat = twin.flatten_all()?;
+        Ok(match flat.dtype() {
+            C::BF16 => Self::new(flat.to_vec1::<half::bf16>()?, shape),
+            C::F16 => Self::new(flat.to_vec1::<half::f16>()?, shape),
+            C::F32 => Self::new(flat.to_vec1::<f32>()?, shape),
+            C::F64 => Self::new(flat.to_vec1::<f64>()?, shape),
+            C::I64 => Self::new(flat.to_vec1::<i64>()?, shape),
+            other => candle_core::bail!("no tensor holds {other:?}"),
+        })
+    }
+
+    /// Zeros of the dtype and on the device of this tensor.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn zeros_like(&self, shape: &[usize]) -> Result<Self> {
+        Self::zeros(shape, self.dtype()).to_device(&self.device())
+    }
+
     /// Extents, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -127,10 +205,12 @@ impl Tensor {
     /// Element type.
     pub fn dtype(&self) -> DType {
         use candle_core::DType as C;
-        let Data::Plain(storage) = &self.storage.data else {
-            return DType::I8;
+        let dtype = match &self.storage.data {
+            Data::Plain(storage) => storage.dtype(),
+            Data::Device(twin) => twin.dtype(),
+            Data::Int8(_) => return DType::I8,
         };
-        match storage.dtype() {
+        match dtype {
             C::BF16 => DType::BF16,
             C::F16 => DType::F16,
             C::F64 => DType::F64,
@@ -155,7 +235,7 @@ impl Tensor {
                 expected: T::KIND.name(),
                 got: self.dtype().name(),
             }),
-            Data::Plain(_) => Err(Error::Device { op: "as_slice" }),
+            Data::Plain(_) | Data::Device(_) => Err(Error::Device { op: "as_slice" }),
             Data::Int8(_) => Err(Error::DType { op: "as_slice", expected: T::KIND.name(), got: self.dtype().name() }),
         }
     }
@@ -179,9 +259,9 @@ impl Tensor {
     /// The elements as a vector, converted to `f32` if they are of another floating type.
     ///
     /// # Errors
-    /// When the tensor holds integers or is not in host memory.
+    /// When the tensor holds integers.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        let cast = self.to_dtype(DType::F32)?;
+        let cast = self.to_device(&Device::cpu())?.to_dtype(DType::F32)?;
         Ok(cast.as_slice::<f32>()?.to_vec())
     }
 
@@ -193,8 +273,9 @@ impl Tensor {
         if self.len() != 1 {
             return Err(shape_error("to_scalar", "tensor", "with one element", &self.shape));
         }
+        let here = self.to_device(&Device::cpu())?;
         with_real!(self.dtype(), "to_scalar", T => {
-            Ok(<T as candle_core::WithDType>::to_f64(self.as_slice::<T>()?[0]))
+            Ok(<T as candle_core::WithDType>::to_f64(here.as_slice::<T>()?[0]))
         })
     }
 
@@ -220,13 +301,16 @@ impl Tensor {
         if let Data::Int8(rows) = &self.storage.data {
             return Self::new(rows.dequantised(), &self.shape).to_dtype(dtype);
         }
-        let Data::Plain(Storage::Cpu(s)) = &self.storage.data else {
-            return Err(Error::Device { op: "to_dtype" });
-        };
         if dtype == DType::I64 || self.dtype() == DType::I64 {
             let (expected, got) = ("a floating type", DType::I64.name());
             return Err(Error::DType { op: "to_dtype", expected, got });
         }
+        if let Some(twin) = self.twin()?.filter(|_| dtype != DType::I8) {
+            return device::made(twin.to_dtype(to_candle(dtype)));
+        }
+        let Data::Plain(Storage::Cpu(s)) = &self.storage.data else {
+            return Err(Error::Device { op: "to_dtype" });
+        };
         if dtype == DType::I8 {
             return Ok(match self.dtype() {
                 DType::F32 | DType::BF16 => self.quantised(),
@@ -257,7 +341,7 @@ impl Tensor {
     pub(crate) fn int8_rows(&self) -> Option<&Int8Rows> {
         match &self.storage.data {
             Data::Int8(rows) => Some(rows),
-            Data::Plain(_) => None,
+            Data::Plain(_) | Data::Device(_) => None,
         }
     }
 
@@ -298,6 +382,9 @@ impl Tensor {
         let row = self.len() / total.max(1);
         let mut shape = self.shape.clone();
         shape[0] = count;
+        if let Some(twin) = self.twin()? {
+            return device::made(twin.narrow(0, start, count));
+        }
         let range = start * row..(start + count) * row;
         match &self.storage.data {
             Data::Plain(Storage::Cpu(CpuStorage::F32(d))) => Ok(Self::new(d[range].to_vec(), &shape)),
@@ -322,6 +409,9 @@ impl Tensor {
             if part.shape.len() != first.shape.len() || part.shape[1..] != *tail {
                 return Err(shape_error("cat_rows", "parts", format!("[n, {tail:?}]"), &part.shape));
             }
+        }
+        if let Some(twins) = device::all("cat_rows", parts)? {
+            return device::made(Twin::cat(&twins, 0));
         }
         let mut shape = first.shape.clone();
         shape[0] = parts.iter().map(|p| p.shape[0]).sum();

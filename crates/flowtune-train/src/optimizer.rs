@@ -36,8 +36,8 @@ impl AdamW {
     /// the last bit of the gradient norm.
     pub fn new(params: Vec<Param>, options: OptimizerRecipe) -> Self {
         let slot = |param: Param| {
-            let shape = param.value().shape().to_vec();
-            let zeros = || Tensor::zeros(&shape, DType::F32);
+            let weight = param.value();
+            let zeros = || Tensor::zeros(weight.shape(), DType::F32);
             Slot { first: zeros(), second: zeros(), param }
         };
         Self { options, slots: params.into_iter().map(slot).collect(), step: 0 }
@@ -84,7 +84,13 @@ impl AdamW {
         let options = kernel::AdamW { lr, beta1, beta2, eps, weight_decay };
         for Slot { param, first, second } in &mut self.slots {
             let gradient = gradient(gradients, param)?;
-            param.update(|weight| kernel::adamw_step(weight, gradient, first, second, self.step, options))?;
+            param.update(|weight| {
+                // A state begins, and is loaded, on the host.
+                for moment in [&mut *first, &mut *second] {
+                    *moment = moment.to_device(&weight.device())?;
+                }
+                kernel::adamw_step(weight, gradient, first, second, self.step, options)
+            })?;
         }
         Ok(())
     }

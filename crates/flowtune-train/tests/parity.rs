@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flowtune_models::{ComputeDtype, Quantization};
 use flowtune_train::Control;
-use flowtune_train::verify::{CaseReport, VerifyOptions, verify};
+use flowtune_train::verify::{CaseReport, DeviceKind, VerifyOptions, verify};
 
 fn fixtures(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/parity").join(name)
@@ -22,6 +22,7 @@ fn every_case_is_within_its_bounds() {
             paths: vec![fixtures("cases")],
             dtype: ComputeDtype::Float32,
             quantization: Quantization::None,
+            device: DeviceKind::Cpu,
         },
         &Control::default(),
     )
@@ -35,9 +36,9 @@ fn every_case_is_within_its_bounds() {
     assert_eq!(report.cases.len(), 15);
 }
 
-/// Losses and directions of gradients of every training case; bounds in `verify/case.rs`.
-fn training_cases(quantization: Quantization) {
-    let options = VerifyOptions { paths: vec![fixtures("cases")], dtype: ComputeDtype::Bfloat16, quantization };
+/// Every training case; bounds in `verify/case.rs`.
+fn training_cases(dtype: ComputeDtype, quantization: Quantization, device: DeviceKind) {
+    let options = VerifyOptions { paths: vec![fixtures("cases")], dtype, quantization, device };
     let report = verify(options, &Control::default()).unwrap();
     let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -46,18 +47,29 @@ fn training_cases(quantization: Quantization) {
 
 #[test]
 fn gradients_in_bfloat16_point_where_the_references_do() {
-    training_cases(Quantization::None);
+    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Cpu);
 }
 
 #[test]
 fn gradients_over_an_int8_base_point_where_the_references_do() {
-    training_cases(Quantization::Int8);
+    training_cases(ComputeDtype::Bfloat16, Quantization::Int8, DeviceKind::Cpu);
+}
+
+#[test]
+fn training_composed_of_candles_operations_is_within_the_bounds_of_the_cpu() {
+    training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Composed);
+    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Composed);
 }
 
 /// Everything of a model folder, and the number of tensors that were compared.
 fn whole_pipeline(name: &str) -> usize {
     let report = verify(
-        VerifyOptions { paths: vec![fixtures(name)], dtype: ComputeDtype::Float32, quantization: Quantization::None },
+        VerifyOptions {
+            paths: vec![fixtures(name)],
+            dtype: ComputeDtype::Float32,
+            quantization: Quantization::None,
+            device: DeviceKind::Cpu,
+        },
         &Control::default(),
     )
     .unwrap();

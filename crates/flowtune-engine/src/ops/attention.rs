@@ -1,6 +1,7 @@
 //! Joint attention without a mask. Scores exist only for a chunk of queries (forward) or of keys and queries (backward)
 //! at a time; the backward keeps the output and the log-sum-exp and recomputes the probabilities (arXiv:2205.14135).
 
+use candle_core::Tensor as Twin;
 use num_traits::{Float, One, Zero};
 use rayon::prelude::*;
 
@@ -10,8 +11,9 @@ use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
+use crate::device::{self, composed};
 use crate::dtype::{Real, Stored, with_stored};
-use crate::error::{Result, shape_error};
+use crate::error::{Error, Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -29,6 +31,9 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the extents do not fit.
     pub fn attention(&self, q: &Var, k: &Var, v: &Var) -> Result<Var> {
         let dims = Dims::of(q.tensor(), k.tensor(), v.tensor())?;
+        if let Some(twins) = device::operands("attention", [q.tensor(), k.tensor(), v.tensor()])? {
+            return self.attention_on_device(twins, [q, k, v]);
+        }
         with_stored!(q.tensor().dtype(), "attention", T => {
             let (qs, ks, vs) = (q.tensor().clone(), k.tensor().clone(), v.tensor().clone());
             let (out, lse) = forward::<T>(&qs, &ks, &vs, dims)?;
@@ -37,6 +42,21 @@ impl Tape {
                 move |g: Tensor| backward::<T>(&qs, &ks, &vs, &saved, &lse, &g, dims)
             }))
         })
+    }
+}
+
+impl Tape {
+    fn attention_on_device(&self, twins: [Twin; 3], inputs: [&Var; 3]) -> Result<Var> {
+        let (out, lse) = composed::attention(&twins[0], &twins[1], &twins[2])?;
+        Ok(self.record(&inputs, device::made(Ok(out.clone()))?, |_| {
+            move |g: Tensor| {
+                let Some([g]) = device::operands("attention", [&g])? else {
+                    return Err(Error::Device { op: "attention" });
+                };
+                let gradients = composed::attention_backward(twins.each_ref(), &out, &lse, &g)?;
+                gradients.into_iter().map(|gradient| device::made(Ok(gradient)).map(Some)).collect()
+            }
+        }))
     }
 }
 

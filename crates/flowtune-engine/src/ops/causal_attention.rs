@@ -6,6 +6,7 @@ use super::rope::RopeTable;
 use crate::cpu::gemm::{Multiply, gemm};
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::{lanes, parallel};
+use crate::device::{self, Device, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::tensor::Tensor;
@@ -29,6 +30,10 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, key_mask: Option<&Te
         let expected = format!("[{}, {}]", d.batch, d.keys);
         return Err(shape_error("causal_attention", "key_mask", expected, mask.shape()));
     }
+    if let Some([q, k, v]) = device::operands("causal_attention", [q, k, v])? {
+        let hidden = hidden(key_mask, d)?.to_device(&Device::of(&q))?.twin()?;
+        return device::made(composed::masked_attention(&q, &k, &v, hidden.as_ref()));
+    }
     let mask = key_mask.map(|m| m.as_slice::<i64>()).transpose()?;
     with_real!(q.dtype(), "causal_attention", T => forward::<T>(q, k, v, mask, true, d))
 }
@@ -40,7 +45,21 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, key_mask: Option<&Te
 /// `SHAPE_MISMATCH` when the extents do not fit.
 pub fn full_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let d = Dims::of(q, k, v)?;
+    if let Some([q, k, v]) = device::operands("full_attention", [q, k, v])? {
+        return device::made(composed::masked_attention(&q, &k, &v, None));
+    }
     with_real!(q.dtype(), "full_attention", T => forward::<T>(q, k, v, None, false, d))
+}
+
+/// 1 where a query `[batch, 1, tokens, keys]` does not see a key: what comes after it, and what `key_mask` hides.
+fn hidden(key_mask: Option<&Tensor>, d: Dims) -> Result<Tensor> {
+    let here = key_mask.map(|mask| mask.to_device(&Device::cpu())).transpose()?;
+    let mask = here.as_ref().map(|mask| mask.as_slice::<i64>()).transpose()?;
+    let is_hidden = |b: usize, i: usize, j: usize| j > i || mask.is_some_and(|mask| mask[b * d.keys + j] == 0);
+    let rows = (0..d.batch).flat_map(|b| (0..d.tokens).map(move |i| (b, i)));
+    let values = rows.flat_map(|(b, i)| (0..d.keys).map(move |j| (b, i, j)));
+    let values = values.map(|(b, i, j)| if is_hidden(b, i, j) { 1f32 } else { 0.0 }).collect();
+    Tensor::from_vec(values, &[d.batch, 1, d.tokens, d.keys])
 }
 
 #[derive(Clone, Copy)]

@@ -1,10 +1,11 @@
-//! Every differentiable operation against finite differences and against candle's autograd, both in f64.
+//! Every differentiable operation against finite differences and against candle's autograd, both in f64, and composed of
+//! candle's operations, as on a device, against itself.
 
-use candle_core::{Device, Result as CandleResult, Tensor as Twin, Var as TwinVar};
+use candle_core::{Device as Place, Result as CandleResult, Tensor as Twin, Var as TwinVar};
 
 use crate::ops::linear::LowRank;
 use crate::ops::rope::RopeTable;
-use crate::{Gradients, Result, Tape, Tensor, Var};
+use crate::{Device, Gradients, Result, Tape, Tensor, Var};
 
 /// Bound on value and gradient against candle, relative to the largest element.
 const TWIN: f64 = 1e-10;
@@ -29,7 +30,7 @@ fn tensor(shape: &[usize], seed: u64) -> Tensor {
 }
 
 fn twin(t: &Tensor) -> Twin {
-    Twin::from_slice(t.as_slice::<f64>().unwrap(), t.shape(), &Device::Cpu).unwrap()
+    Twin::from_slice(t.as_slice::<f64>().unwrap(), t.shape(), &Place::Cpu).unwrap()
 }
 
 fn flat(t: &Twin) -> Vec<f64> {
@@ -76,6 +77,7 @@ fn check(
     let shape = op(&Tape::inference(), &constants).unwrap().tensor().shape().to_vec();
     let seed = tensor(&shape, 99);
     let (value, gradients) = run(&op, &inputs, &[], &seed);
+    on_a_device(name, &op, &inputs, &seed, (&value, &gradients));
     let vars: Vec<TwinVar> = inputs.iter().map(|t| TwinVar::from_tensor(&twin(t)).unwrap()).collect();
     let twins: Vec<Twin> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let want = reference(&twins).unwrap();
@@ -90,6 +92,38 @@ fn check(
         assert_close(&format!("{name}: gradient {i} against differences"), got, &numeric, DIFFERENCE);
         frozen_input(name, &op, &inputs, i, &seed, &gradients);
     }
+}
+
+/// Value and gradients where the inputs are on a device, against those of the CPU.
+fn on_a_device(
+    name: &str,
+    op: &dyn Fn(&Tape, &[Var]) -> Result<Var>,
+    inputs: &[Tensor],
+    seed: &Tensor,
+    (value, gradients): (&Tensor, &[Option<Tensor>]),
+) {
+    let device = Device::composed();
+    let inputs: Vec<Tensor> = inputs.iter().map(|input| input.to_device(&device).unwrap()).collect();
+    let constants: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
+    // A loss is a number of the host.
+    let seed = seed.to_device(&op(&Tape::inference(), &constants).unwrap().tensor().device()).unwrap();
+    let (got, got_gradients) = run(op, &inputs, &[], &seed);
+    let same = |what: String, got: &Tensor, want: &Tensor| {
+        assert_eq!(got.shape(), want.shape(), "{what}");
+        let got = got.to_device(&Device::cpu()).unwrap();
+        assert_close(&what, got.as_slice().unwrap(), want.as_slice().unwrap(), TWIN);
+    };
+    same(format!("{name}: value on a device"), &got, value);
+    for (i, (got, want)) in got_gradients.iter().zip(gradients).enumerate() {
+        let (got, want) = (got.as_ref().unwrap(), want.as_ref().unwrap());
+        assert_eq!(got.device(), device, "{name}: gradient {i}");
+        same(format!("{name}: gradient {i} on a device"), got, want);
+    }
+}
+
+/// `t` where x is.
+fn beside(x: &Var, t: &Tensor) -> Tensor {
+    t.to_device(&x.tensor().device()).unwrap()
 }
 
 fn differences(op: &dyn Fn(&Tape, &[Var]) -> Result<Var>, inputs: &[Tensor], i: usize, seed: &Tensor) -> Vec<f64> {
@@ -254,7 +288,10 @@ fn rms_norm_rope() {
     let of = |f: fn(f64) -> f64| Tensor::new(angles.iter().map(|&a| f(a)).collect(), &[1, 3, 2]);
     let table = RopeTable { cos: of(f64::cos), sin: of(f64::sin) };
     let (cos, sin) = (twin(&table.cos), twin(&table.sin));
-    let op = |t: &Tape, v: &[Var]| t.rms_norm_rope(&v[0], &v[1], 1e-6, &table);
+    let op = |t: &Tape, v: &[Var]| {
+        let table = RopeTable { cos: beside(&v[0], &table.cos), sin: beside(&v[0], &table.sin) };
+        t.rms_norm_rope(&v[0], &v[1], 1e-6, &table)
+    };
     check("rms_norm_rope", &[&[2, 3, 2, 4], &[4]], op, |v| {
         let normed = candle_nn::ops::rms_norm_slow(&v[0], &v[1], 1e-6)?;
         let heads = normed.transpose(1, 2)?.contiguous()?;
@@ -308,7 +345,11 @@ fn weighted_mse() {
     let (target, weight) = (tensor(&[2, 3, 4], 21), tensor(&[2], 22));
     let mask = Tensor::new((0..24).map(|i| f64::from(i % 3 > 0)).collect(), &[2, 3, 4]);
     for mask in [None, Some(&mask)] {
-        let op = |t: &Tape, v: &[Var]| Ok(t.weighted_mse(&v[0], &target, &weight, mask)?.loss);
+        let op = |t: &Tape, v: &[Var]| {
+            let [target, weight] = [&target, &weight].map(|x| beside(&v[0], x));
+            let mask = mask.map(|mask| beside(&v[0], mask));
+            Ok(t.weighted_mse(&v[0], &target, &weight, mask.as_ref())?.loss)
+        };
         let counted = if mask.is_some() { 16.0 } else { 24.0 };
         check("weighted_mse", &[&[2, 3, 4]], op, |v| {
             let squares = (&v[0] - twin(&target))?.sqr()?.broadcast_mul(&twin(&weight).reshape((2, 1, 1))?)?;
@@ -326,7 +367,10 @@ fn weighted_mean() {
     let weight = tensor(&[2], 22);
     let mask = Tensor::new((0..24).map(|i| f64::from(i % 3 > 0)).collect(), &[2, 3, 4]);
     for mask in [None, Some(&mask)] {
-        let op = |t: &Tape, v: &[Var]| Ok(t.weighted_mean(&v[0], &weight, mask)?.loss);
+        let op = |t: &Tape, v: &[Var]| {
+            let (weight, mask) = (beside(&v[0], &weight), mask.map(|mask| beside(&v[0], mask)));
+            Ok(t.weighted_mean(&v[0], &weight, mask.as_ref())?.loss)
+        };
         let counted = if mask.is_some() { 16.0 } else { 24.0 };
         check("weighted_mean", &[&[2, 3, 4]], op, |v| {
             let weighted = v[0].broadcast_mul(&twin(&weight).reshape((2, 1, 1))?)?;

@@ -8,6 +8,7 @@ use crate::cpu::mat::{Mat, MatMut, Threads};
 use crate::cpu::memory;
 use crate::cpu::product::{Made, Right, Term};
 use crate::cpu::simd::vectorised;
+use crate::device::{self, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::tensor::Tensor;
@@ -50,6 +51,11 @@ pub fn conv2d(
     let shape = [d.batch, d.outputs, d.out_height, d.out_width];
     if let Some(residual) = residual.filter(|r| r.shape() != shape) {
         return Err(shape_error("conv2d", "residual", format!("{shape:?}"), residual.shape()));
+    }
+    if let Some([x, weight]) = device::operands("conv2d", [x, weight])? {
+        let (bias, residual) = (device::optional("conv2d", bias)?, device::optional("conv2d", residual)?);
+        let around = [padding.top, padding.bottom, padding.left, padding.right];
+        return device::made(composed::conv2d(&x, &weight, bias.as_ref(), residual.as_ref(), d.stride, around));
     }
     with_real!(x.dtype(), "conv2d", T => {
         let kernel = Mat::new(weight.as_slice::<T>()?, d.outputs, d.unfolded());

@@ -2,6 +2,7 @@
 
 use crate::cpu::memory;
 use crate::cpu::parallel;
+use crate::device::{self, Device, composed};
 use crate::dtype::{DType, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -37,9 +38,27 @@ impl Tape {
     }
 }
 
+impl Tape {
+    /// x on another device; the gradient comes back to x's own.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_device`].
+    pub fn to_device(&self, x: &Var, device: &Device) -> Result<Var> {
+        let own = x.tensor().device();
+        if own == *device {
+            return Ok(x.clone());
+        }
+        let value = x.tensor().to_device(device)?;
+        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(g.to_device(&own)?)])))
+    }
+}
+
 /// x + y.
 pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same_shape("add", x, y)?;
+    if let Some([x, y]) = device::operands("add", [x, y])? {
+        return device::made(&x + &y);
+    }
     with_stored!(x.dtype(), "add", T => zip_slices::<T>(x, y, |a, b| a + b))
 }
 
@@ -49,6 +68,9 @@ pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// `SHAPE_MISMATCH` when the shapes differ.
 pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same_shape("sub", x, y)?;
+    if let Some([x, y]) = device::operands("sub", [x, y])? {
+        return device::made(&x - &y);
+    }
     with_stored!(x.dtype(), "sub", T => zip_slices::<T>(x, y, |a, b| a - b))
 }
 
@@ -57,6 +79,9 @@ pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if let Some([x]) = device::operands("scale", [x])? {
+        return device::made(x * factor);
+    }
     with_stored!(x.dtype(), "scale", T => {
         let factor = <T as Stored>::Compute::of(factor);
         map::<T>(x, |a| a * factor)
@@ -68,10 +93,16 @@ pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if let Some([x]) = device::operands("silu", [x])? {
+        return device::made(composed::silu(&x));
+    }
     with_stored!(x.dtype(), "silu", T => map::<T>(x, |a| a * sigmoid(a)))
 }
 
 fn silu_backward(x: &Tensor, g: &Tensor) -> Result<Tensor> {
+    if let Some([x, g]) = device::operands("silu", [x, g])? {
+        return device::made(composed::silu_backward(&x, &g));
+    }
     with_stored!(x.dtype(), "silu", T => zip_slices::<T>(x, g, silu_gradient))
 }
 

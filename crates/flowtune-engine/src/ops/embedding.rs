@@ -1,8 +1,9 @@
 //! Token embedding, forward only.
 
 use crate::cpu::parallel;
+use crate::device::{self, Device, composed};
 use crate::dtype::{Stored, with_stored};
-use crate::error::{Result, shape_error};
+use crate::error::{Error, Result, shape_error};
 use crate::tensor::Tensor;
 
 /// Rows of `table` `[vocabulary, dim]` by int64 `ids` `[..]` → `[.., dim]`, in the type of the table.
@@ -13,9 +14,14 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let &[rows, dim] = table.shape() else {
         return Err(shape_error("embedding", "table", "[vocabulary, dim]", table.shape()));
     };
-    let indices = ids.as_slice::<i64>()?;
+    let here = ids.to_device(&Device::cpu())?;
+    let indices = here.as_slice::<i64>()?;
     if let Some(id) = indices.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= rows)) {
         return Err(shape_error("embedding", "table", format!("with a row for id {id}"), table.shape()));
+    }
+    if let Some([table]) = device::operands("embedding", [table])? {
+        let ids = here.to_device(&Device::of(&table))?.twin()?.ok_or(Error::Device { op: "embedding" })?;
+        return device::made(composed::embedding(&ids, &table));
     }
     let mut shape = ids.shape().to_vec();
     shape.push(dim);

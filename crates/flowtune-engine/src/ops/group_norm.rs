@@ -1,6 +1,7 @@
 //! Group normalisation of images, forward only.
 
 use crate::cpu::{lanes, parallel};
+use crate::device::{self, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::ops::elementwise::sigmoid;
@@ -38,6 +39,9 @@ fn normalised(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f6
         if v.shape() != [channels] {
             return Err(shape_error("group_norm", name, format!("[{channels}]"), v.shape()));
         }
+    }
+    if let Some([x, weight, bias]) = device::operands("group_norm", [x, weight, bias])? {
+        return device::made(composed::group_norm(&x, &weight, &bias, groups, eps, with_silu));
     }
     let pixels: usize = x.shape()[2..].iter().product();
     with_real!(x.dtype(), "group_norm", T => {

@@ -2,6 +2,7 @@
 
 use crate::cpu::parallel;
 use crate::cpu::strided::{self, Walk, row_major};
+use crate::device::{self, composed};
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::ops::broadcast::broadcast_to;
@@ -29,13 +30,13 @@ impl Tape {
         }
         let values = cut(x.tensor(), sizes)?;
         let shapes: Vec<_> = values.iter().map(|v| v.shape().to_vec()).collect();
-        let dtype = x.tensor().dtype();
+        let (dtype, device) = (x.tensor().dtype(), x.tensor().device());
         Ok(self.record_many(&[x], values, move |gradients| {
             let whole: Vec<Tensor> = gradients
                 .into_iter()
                 .zip(&shapes)
-                .map(|(g, shape)| g.unwrap_or_else(|| Tensor::zeros(shape, dtype)))
-                .collect();
+                .map(|(g, shape)| g.map_or_else(|| Tensor::zeros(shape, dtype).to_device(&device), Ok))
+                .collect::<Result<_>>()?;
             Ok(vec![Some(join(&whole)?)])
         }))
     }
@@ -95,8 +96,8 @@ impl Tape {
         let value = with_stored!(flat.dtype(), "narrow", T => cut_one::<T>(&flat, sizes[0], sizes[1]))?;
         Ok(self.record(&[x], value.reshape(&narrowed)?, |_| {
             move |g: Tensor| {
-                let zeros = |size: usize| Tensor::zeros(&[rows, size], g.dtype());
-                let whole = join(&[zeros(sizes[0]), g.reshape(&[rows, sizes[1]])?, zeros(sizes[2])])?;
+                let zeros = |size: usize| g.zeros_like(&[rows, size]);
+                let whole = join(&[zeros(sizes[0])?, g.reshape(&[rows, sizes[1]])?, zeros(sizes[2])?])?;
                 Ok(vec![Some(whole.reshape(&shape)?)])
             }
         }))
@@ -201,6 +202,9 @@ fn permute(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
             x.shape(),
         ));
     }
+    if let Some([x]) = device::operands("permute", [x])? {
+        return device::made(composed::permute(&x, dims));
+    }
     let strides = row_major(x.shape());
     let shape: Vec<usize> = dims.iter().map(|&dim| x.dim(dim)).collect();
     let walk = Walk::new(&shape, [dims.iter().map(|&dim| strides[dim]).collect()]);
@@ -234,6 +238,9 @@ pub fn unpack_latents(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
 
 /// `[batch, rows, cols]` → `[batch, cols, rows]`.
 fn swap(x: &Tensor, batch: usize, rows: usize, cols: usize) -> Result<Tensor> {
+    if let Some([x]) = device::operands("transpose", [x])? {
+        return device::made(composed::swap(&x, batch, rows, cols));
+    }
     with_stored!(x.dtype(), "transpose", T => {
         let xs = x.as_slice::<T>()?;
         let out = parallel::fill(batch * cols, rows, #[inline(always)] |i, out| {
@@ -265,6 +272,9 @@ fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
 }
 
 fn cut_one<T: Stored>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
+    if let Some([x]) = device::operands("split_last", [x])? {
+        return device::made(composed::cut(&x, start, size));
+    }
     let width = x.last_dim();
     let xs = x.as_slice::<T>()?;
     let out = parallel::fill(
@@ -287,6 +297,9 @@ fn join(parts: &[Tensor]) -> Result<Tensor> {
         if part.shape()[..part.shape().len() - 1] != *lead {
             return Err(shape_error("cat_last", "parts", format!("[{lead:?}, ..]"), part.shape()));
         }
+    }
+    if let Some(parts) = device::all("cat_last", parts)? {
+        return device::made(composed::join(&parts));
     }
     let width: usize = parts.iter().map(Tensor::last_dim).sum();
     let mut shape = lead.to_vec();

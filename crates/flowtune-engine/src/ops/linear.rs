@@ -1,11 +1,14 @@
 //! Linear layers without bias, with an optional low-rank addition in the same operation.
 
+use candle_core::{DType as Kind, Tensor as Twin};
+
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::Term;
+use crate::device::{self, composed};
 use crate::dtype::{Element, Stored, with_real, with_stored};
-use crate::error::{Result, shape_error};
+use crate::error::{Error, Result, shape_error};
 use crate::int8::Side;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -52,6 +55,9 @@ impl Tape {
 
     fn plain<T: Multiply, O: Stored<Compute = T::Compute>>(&self, x: &Var, weight: &Var, d: Dims) -> Result<Var> {
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
+        if let Some(on_device) = OnDevice::of(x, weight, None)? {
+            return self.on_device(on_device, &[x, weight], O::DTYPE, d);
+        }
         let value = forward::<T, O>(&xs, &w, &[], d)?;
         Ok(self.record(&[x, weight], value, |needs| {
             // What only the gradient of the weight needs is not kept for a frozen one.
@@ -73,6 +79,9 @@ impl Tape {
         lora: &LowRank,
         d: Dims,
     ) -> Result<Var> {
+        if let Some(on_device) = OnDevice::of(x, weight, Some(lora))? {
+            return self.on_device(on_device, &[x, weight, lora.a, lora.b], O::DTYPE, d);
+        }
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
         let (a, b) = (Parts::<T>::of_tensor(lora.a.tensor())?, Parts::<T>::of_tensor(lora.b.tensor())?);
         let scale = <T::Compute as crate::Real>::of(lora.scale);
@@ -92,6 +101,64 @@ impl Tape {
                 let da = needs[2].then(|| Tensor::new(gb.transposed_times(x_mat), &[a.rows, d.inputs]));
                 let db = needs[3].then(|| turned(&xa.transposed_times(g_mat), a.rows, d.outputs));
                 Ok(vec![dx, dw, da, db.map(|db| Tensor::new(db, &[d.outputs, a.rows]))])
+            }
+        }))
+    }
+}
+
+/// A linear layer whose operands are on a device.
+struct OnDevice {
+    /// `[rows, in]`
+    x: Twin,
+    weight: Twin,
+    low_rank: Option<composed::LowRank>,
+}
+
+impl OnDevice {
+    fn of(x: &Var, weight: &Var, low_rank: Option<&LowRank>) -> Result<Option<Self>> {
+        let Some([x, weight]) = device::operands(OP, [x.tensor(), weight.tensor()])? else { return Ok(None) };
+        let low_rank = match low_rank {
+            None => None,
+            Some(LowRank { a, b, scale }) => {
+                let Some([a, b]) = device::operands(OP, [a.tensor(), b.tensor()])? else {
+                    return Err(Error::Device { op: OP });
+                };
+                Some(composed::LowRank::new(&a, &b, *scale, x.dtype())?)
+            }
+        };
+        let x = x.reshape(((), x.dim(candle_core::D::Minus1)?))?;
+        Ok(Some(Self { x, weight, low_rank }))
+    }
+
+    /// Gradients of x, the weight, A and B, those that are needed.
+    fn backward(&self, g: &Twin, needs: &[bool]) -> candle_core::Result<Vec<Option<Twin>>> {
+        let g = g.reshape(((), g.dim(candle_core::D::Minus1)?))?.to_dtype(self.x.dtype())?;
+        let low_rank = self.low_rank.as_ref();
+        let mut gradients = vec![
+            needs[0].then(|| composed::input_gradient(&g, &self.weight, low_rank)).transpose()?,
+            needs[1].then(|| composed::weight_gradient(&g, &self.x)).transpose()?,
+        ];
+        if let Some(low_rank) = low_rank {
+            gradients.extend(composed::low_rank_gradients(&self.x, &g, low_rank, [needs[2], needs[3]])?);
+        }
+        Ok(gradients)
+    }
+}
+
+const OP: &str = "linear";
+
+impl Tape {
+    fn on_device(&self, layer: OnDevice, inputs: &[&Var], out: Kind, d: Dims) -> Result<Var> {
+        let value = composed::linear(&layer.x, &layer.weight, layer.low_rank.as_ref(), out);
+        let x_shape = inputs[0].tensor().shape().to_vec();
+        let value = device::made(value)?.reshape(&d.output_shape(inputs[0].tensor()))?;
+        Ok(self.record(inputs, value, |needs| {
+            move |g: Tensor| {
+                let Some([g]) = device::operands(OP, [&g])? else { return Err(Error::Device { op: OP }) };
+                let gradients = layer.backward(&g, &needs)?.into_iter().map(device::made_some);
+                let mut gradients = gradients.collect::<Result<Vec<_>>>()?;
+                gradients[0] = gradients[0].take().map(|dx| dx.reshape(&x_shape)).transpose()?;
+                Ok(gradients)
             }
         }))
     }
@@ -168,6 +235,14 @@ fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> 
 /// `SHAPE_MISMATCH` when the extents do not fit.
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
+    if let Some([twin, weight]) = device::operands(OP, [x, weight])? {
+        let y = composed::linear(&twin.reshape((d.rows, d.inputs))?, &weight, None, twin.dtype())?;
+        let y = match device::optional(OP, bias)? {
+            Some(bias) => y.broadcast_add(&bias),
+            None => Ok(y),
+        };
+        return device::made(y)?.reshape(&d.output_shape(x));
+    }
     with_real!(x.dtype(), "linear", T => {
         let mut y = forward::<T, T>(x, weight, &[], d)?;
         if let Some(bias) = bias {

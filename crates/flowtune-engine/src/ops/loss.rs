@@ -1,6 +1,7 @@
 //! Interpolation between image and noise, and the weighted squared error.
 
 use crate::cpu::{lanes, parallel};
+use crate::device::{self, Device, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -16,6 +17,9 @@ pub fn interpolate(latents: &Tensor, noise: &Tensor, sigma: &Tensor) -> Result<T
     }
     if sigma.shape() != [latents.dim(0)] {
         return Err(shape_error("interpolate", "sigma", format!("[{}]", latents.dim(0)), sigma.shape()));
+    }
+    if let Some([latents, noise, sigma]) = device::operands("interpolate", [latents, noise, sigma])? {
+        return device::made(composed::interpolate(&latents, &noise, &sigma));
     }
     with_real!(latents.dtype(), "interpolate", T => {
         let (x, e, s) = (latents.as_slice::<T>()?, noise.as_slice::<T>()?, sigma.as_slice::<T>()?);
@@ -72,39 +76,13 @@ impl Tape {
     }
 
     fn mean_of<T: Real>(&self, elements: &Var, weight: &Tensor, mask: Option<&Tensor>) -> Result<WeightedLoss> {
-        let (e, w) = (elements.tensor().as_slice::<T>()?, weight.as_slice::<T>()?);
-        let row = e.len() / w.len().max(1);
-        let m = mask.map(Tensor::as_slice::<T>).transpose()?;
-        let counted = counted::<T>(m, e.len())?;
-        let per_sample: Vec<f64> = (0..w.len())
-            .map(|b| {
-                let range = b * row..(b + 1) * row;
-                to_f64(match m {
-                    None => lanes::sum(&e[range]),
-                    Some(m) => lanes::dot(&e[range.clone()], &m[range]),
-                })
-            })
-            .collect();
-        let unweighted = per_sample.iter().sum::<f64>() / counted;
-        let loss = per_sample.iter().zip(w).map(|(s, &w)| s * to_f64(w)).sum::<f64>() / counted;
-        let (shape, ws, ms) = (elements.tensor().shape().to_vec(), weight.clone(), mask.cloned());
+        let sums = sums::<T>(elements.tensor(), mask)?;
+        let (loss, unweighted, counted) = means::<T>(&sums, weight, mask, elements.tensor().len())?;
+        let (es, ws, ms) = (elements.tensor().clone(), weight.clone(), mask.cloned());
         let loss = self.record(&[elements], Tensor::new(vec![T::of(loss)], &[]), |_| {
             move |g: Tensor| {
-                let (factor, w) = (g.to_scalar()? / counted, ws.as_slice::<T>()?);
-                let m = ms.as_ref().map(Tensor::as_slice::<T>).transpose()?;
-                let out = parallel::fill(
-                    w.len(),
-                    row,
-                    #[inline(always)]
-                    |b, out| {
-                        let factor = T::of(factor) * w[b];
-                        match m {
-                            None => out.fill(factor),
-                            Some(m) => out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = factor * m),
-                        }
-                    },
-                );
-                Ok(vec![Some(Tensor::new(out, &shape))])
+                let factor = g.to_scalar()? / counted;
+                Ok(vec![Some(mean_gradient::<T>(&es, &ws, ms.as_ref(), factor)?)])
             }
         });
         Ok(WeightedLoss { loss, unweighted })
@@ -117,23 +95,8 @@ impl Tape {
         weight: &Tensor,
         mask: Option<&Tensor>,
     ) -> Result<WeightedLoss> {
-        let (p, t, w) = (prediction.tensor().as_slice::<T>()?, target.as_slice::<T>()?, weight.as_slice::<T>()?);
-        let row = p.len() / w.len().max(1);
-        let m = mask.map(Tensor::as_slice::<T>).transpose()?;
-        let counted = counted::<T>(m, p.len())?;
-        let per_sample: Vec<f64> = (0..w.len())
-            .map(|b| {
-                let range = b * row..(b + 1) * row;
-                let (p, t) = (&p[range.clone()], &t[range.clone()]);
-                let square = |a: T, b: T| (a - b) * (a - b);
-                to_f64(match m {
-                    None => lanes::sum_by2(p, t, square),
-                    Some(m) => p.iter().zip(t).zip(&m[range]).map(|((&a, &b), &m)| m * square(a, b)).sum(),
-                })
-            })
-            .collect();
-        let unweighted = per_sample.iter().sum::<f64>() / counted;
-        let loss = per_sample.iter().zip(w).map(|(s, &w)| s * to_f64(w)).sum::<f64>() / counted;
+        let sums = squares::<T>(prediction.tensor(), target, mask)?;
+        let (loss, unweighted, counted) = means::<T>(&sums, weight, mask, prediction.tensor().len())?;
         let (ps, ts, ws, ms) = (prediction.tensor().clone(), target.clone(), weight.clone(), mask.cloned());
         let loss = self.record(&[prediction], Tensor::new(vec![T::of(loss)], &[]), |_| {
             move |g: Tensor| {
@@ -143,6 +106,52 @@ impl Tape {
         });
         Ok(WeightedLoss { loss, unweighted })
     }
+}
+
+/// The mean of weighted elements and of elements from their sums in each sample, and how many elements count.
+fn means<T: Real>(sums: &[f64], weight: &Tensor, mask: Option<&Tensor>, elements: usize) -> Result<(f64, f64, f64)> {
+    let counted = counted::<T>(mask, elements)?;
+    let weight = weight.to_device(&Device::cpu())?;
+    let weighted = sums.iter().zip(weight.as_slice::<T>()?).map(|(sum, &weight)| sum * to_f64(weight));
+    Ok((weighted.sum::<f64>() / counted, sums.iter().sum::<f64>() / counted, counted))
+}
+
+/// Σ of each sample's elements, those of the mask.
+fn sums<T: Real>(elements: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
+    if let Some([elements]) = device::operands("weighted_mean", [elements])? {
+        return Ok(composed::weighted_sum(&elements, device::optional("weighted_mean", mask)?.as_ref())?);
+    }
+    let (e, m) = (elements.as_slice::<T>()?, mask.map(Tensor::as_slice::<T>).transpose()?);
+    let row = e.len() / elements.dim(0).max(1);
+    let of_sample = |b: usize| {
+        let range = b * row..(b + 1) * row;
+        to_f64(match m {
+            None => lanes::sum(&e[range]),
+            Some(m) => lanes::dot(&e[range.clone()], &m[range]),
+        })
+    };
+    Ok((0..elements.dim(0)).map(of_sample).collect())
+}
+
+/// Σ of each sample's squared errors, those of the mask.
+fn squares<T: Real>(prediction: &Tensor, target: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
+    if let Some([prediction, target]) = device::operands("weighted_mse", [prediction, target])? {
+        let mask = device::optional("weighted_mse", mask)?;
+        return Ok(composed::weighted_squares(&prediction, &target, mask.as_ref())?);
+    }
+    let (p, t) = (prediction.as_slice::<T>()?, target.as_slice::<T>()?);
+    let m = mask.map(Tensor::as_slice::<T>).transpose()?;
+    let row = p.len() / prediction.dim(0).max(1);
+    let square = |a: T, b: T| (a - b) * (a - b);
+    let of_sample = |b: usize| {
+        let range = b * row..(b + 1) * row;
+        let (p, t) = (&p[range.clone()], &t[range.clone()]);
+        to_f64(match m {
+            None => lanes::sum_by2(p, t, square),
+            Some(m) => p.iter().zip(t).zip(&m[range]).map(|((&a, &b), &m)| m * square(a, b)).sum(),
+        })
+    };
+    Ok((0..prediction.dim(0)).map(of_sample).collect())
 }
 
 fn check(op: &'static str, shape: &[usize], weight: &Tensor, mask: Option<&Tensor>) -> Result<()> {
@@ -157,8 +166,14 @@ fn check(op: &'static str, shape: &[usize], weight: &Tensor, mask: Option<&Tenso
 }
 
 /// Over how many elements the mean is: the sum of the mask.
-fn counted<T: Real>(mask: Option<&[T]>, elements: usize) -> Result<f64> {
-    let counted = mask.map_or(elements as f64, |m| m.iter().map(|&m| to_f64(m)).sum());
+fn counted<T: Real>(mask: Option<&Tensor>, elements: usize) -> Result<f64> {
+    let counted = match mask {
+        None => elements as f64,
+        Some(mask) => match mask.twin()? {
+            Some(mask) => composed::weighted_sum(&mask, None)?.iter().sum(),
+            None => mask.as_slice::<T>()?.iter().map(|&m| to_f64(m)).sum(),
+        },
+    };
     match counted > 0.0 {
         true => Ok(counted),
         false => Err(shape_error("weighted_mean", "mask", "with at least one element that is not 0", &[elements])),
@@ -169,6 +184,29 @@ fn to_f64<T: Real>(x: T) -> f64 {
     candle_core::WithDType::to_f64(x)
 }
 
+/// factor·weight at every element, masked.
+fn mean_gradient<T: Real>(elements: &Tensor, weight: &Tensor, mask: Option<&Tensor>, factor: f64) -> Result<Tensor> {
+    if let Some([elements, weight]) = device::operands("weighted_mean", [elements, weight])? {
+        let mask = device::optional("weighted_mean", mask)?;
+        return device::made(composed::weighted_sum_gradient(&elements, &weight, mask.as_ref(), factor));
+    }
+    let (w, m) = (weight.as_slice::<T>()?, mask.map(Tensor::as_slice::<T>).transpose()?);
+    let row = elements.len() / w.len().max(1);
+    let out = parallel::fill(
+        w.len(),
+        row,
+        #[inline(always)]
+        |b, out| {
+            let factor = T::of(factor) * w[b];
+            match m {
+                None => out.fill(factor),
+                Some(m) => out.iter_mut().zip(&m[b * row..][..row]).for_each(|(o, &m)| *o = factor * m),
+            }
+        },
+    );
+    Ok(Tensor::new(out, elements.shape()))
+}
+
 fn mse_gradient<T: Real>(
     prediction: &Tensor,
     target: &Tensor,
@@ -176,6 +214,11 @@ fn mse_gradient<T: Real>(
     mask: Option<&Tensor>,
     factor: f64,
 ) -> Result<Tensor> {
+    if let Some([prediction, target, weight]) = device::operands("weighted_mse", [prediction, target, weight])? {
+        let mask = device::optional("weighted_mse", mask)?;
+        let gradient = composed::weighted_squares_gradient(&prediction, &target, &weight, mask.as_ref(), factor);
+        return device::made(gradient);
+    }
     let (p, t, w) = (prediction.as_slice::<T>()?, target.as_slice::<T>()?, weight.as_slice::<T>()?);
     let m = mask.map(Tensor::as_slice::<T>).transpose()?;
     let row = p.len() / w.len().max(1);

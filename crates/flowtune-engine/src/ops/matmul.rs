@@ -2,6 +2,7 @@
 
 use crate::cpu::gemm::{Multiply, gemm};
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::device::{self, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Error, Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -27,12 +28,13 @@ impl Tape {
         with_real!(a.dtype(), "matmul", T => {
             let mut shape = a.shape().to_vec();
             shape[a.shape().len() - 1] = d.n;
-            let value = Tensor::new(forward::<T>(&a, &b, d)?, &shape);
+            let value = forward::<T>(&a, &b, d)?.reshape(&shape)?;
             Ok(self.record(&[x, y], value, |needs| {
                 move |g: Tensor| {
                     let dx = needs[0].then(|| left_gradient::<T>(&g, &b, d)).transpose()?;
                     let dy = needs[1].then(|| right_gradient::<T>(&g, &a, d)).transpose()?;
-                    Ok(vec![dx.map(|dx| Tensor::new(dx, a.shape())), dy.map(|dy| Tensor::new(dy, b.shape()))])
+                    let back = |d: Option<Tensor>, x: &Tensor| d.map(|d| d.reshape(x.shape())).transpose();
+                    Ok(vec![back(dx, &a)?, back(dy, &b)?])
                 }
             }))
         })
@@ -58,27 +60,36 @@ impl Dims {
     }
 }
 
-fn forward<T: Real + Multiply>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn forward<T: Real + Multiply>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Tensor> {
+    if let Some([a, b]) = device::operands("matmul", [a, b])? {
+        return device::made(composed::matmul(&a, &b, [d.batch, d.m, d.k, d.n]));
+    }
     let (a, b) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
-    Ok(each(d.batch, d.m * d.n, |i, out| {
+    Ok(each::<T>(d.batch, d.m * d.n, |i, out| {
         let (a, b) = (Mat::new(part(a, i, d.m * d.k), d.m, d.k), Mat::new(part(b, i, d.k * d.n), d.k, d.n));
         gemm(MatMut::new(out, d.n), Write::Set, T::one(), a, b, Threads::All);
     }))
 }
 
 /// g·yᵀ.
-fn left_gradient<T: Real + Multiply>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn left_gradient<T: Real + Multiply>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Tensor> {
+    if let Some([g, b]) = device::operands("matmul", [g, b])? {
+        return device::made(composed::left_gradient(&g, &b, [d.batch, d.m, d.k, d.n]));
+    }
     let (g, b) = (g.as_slice::<T>()?, b.as_slice::<T>()?);
-    Ok(each(d.batch, d.m * d.k, |i, out| {
+    Ok(each::<T>(d.batch, d.m * d.k, |i, out| {
         let (g, b) = (Mat::new(part(g, i, d.m * d.n), d.m, d.n), Mat::new(part(b, i, d.k * d.n), d.k, d.n));
         gemm(MatMut::new(out, d.k), Write::Set, T::one(), g, b.t(), Threads::All);
     }))
 }
 
 /// xᵀ·g.
-fn right_gradient<T: Real + Multiply>(g: &Tensor, a: &Tensor, d: Dims) -> Result<Vec<T>> {
+fn right_gradient<T: Real + Multiply>(g: &Tensor, a: &Tensor, d: Dims) -> Result<Tensor> {
+    if let Some([g, a]) = device::operands("matmul", [g, a])? {
+        return device::made(composed::right_gradient(&g, &a, [d.batch, d.m, d.k, d.n]));
+    }
     let (g, a) = (g.as_slice::<T>()?, a.as_slice::<T>()?);
-    Ok(each(d.batch, d.k * d.n, |i, out| {
+    Ok(each::<T>(d.batch, d.k * d.n, |i, out| {
         let (g, a) = (Mat::new(part(g, i, d.m * d.n), d.m, d.n), Mat::new(part(a, i, d.m * d.k), d.m, d.k));
         gemm(MatMut::new(out, d.n), Write::Set, T::one(), a.t(), g, Threads::All);
     }))
@@ -88,8 +99,9 @@ fn part<T>(data: &[T], i: usize, length: usize) -> &[T] {
     &data[i * length..][..length]
 }
 
-fn each<T: Real + Multiply>(count: usize, length: usize, f: impl Fn(usize, &mut [T])) -> Vec<T> {
+/// `[count, length]`, of which f fills each row.
+fn each<T: Real + Multiply>(count: usize, length: usize, f: impl Fn(usize, &mut [T])) -> Tensor {
     let mut out = vec![T::zero(); count * length];
     out.chunks_mut(length.max(1)).enumerate().for_each(|(i, out)| f(i, out));
-    out
+    Tensor::new(out, &[count, length])
 }

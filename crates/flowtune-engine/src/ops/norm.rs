@@ -1,8 +1,10 @@
 //! LayerNorm with modulation, and RMSNorm.
 
+use candle_core::WithDType;
 use num_traits::{Float, One};
 
 use crate::cpu::{lanes, parallel};
+use crate::device::{self, composed};
 use crate::dtype::{DType, Element, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -57,6 +59,9 @@ fn moments<T: Stored>(x: &[T], eps: T::Compute) -> (T::Compute, T::Compute) {
 }
 
 fn modulate<T: Stored>(x: &Tensor, scale: &Tensor, shift: &Tensor, tokens: usize, eps: T::Compute) -> Result<Tensor> {
+    if let Some([x, scale, shift]) = device::operands("layer_norm_modulate", [x, scale, shift])? {
+        return device::made(composed::layer_norm_modulate(&x, &scale, &shift, WithDType::to_f64(eps), T::DTYPE));
+    }
     let dim = x.last_dim();
     let xs = x.as_slice::<T::Compute>()?;
     let (scale, shift) = (scale.as_slice::<T::Compute>()?, shift.as_slice::<T::Compute>()?);
@@ -87,6 +92,10 @@ fn modulate_backward<T: Stored>(
     eps: T::Compute,
     needs: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
+    if let Some([x, scale, g]) = device::operands("layer_norm_modulate", [x, scale, g])? {
+        let gradients = composed::layer_norm_modulate_backward(&x, &scale, &g, WithDType::to_f64(eps), needs)?;
+        return gradients.into_iter().map(device::made_some).collect();
+    }
     let dim = x.last_dim();
     let (xs, gs, scale) = (x.as_slice::<T::Compute>()?, g.as_slice::<T>()?, scale.as_slice::<T::Compute>()?);
     let n = real::<T>(dim as f64);
@@ -144,6 +153,9 @@ fn rms<T: Stored>(x: &Tensor, weight: &Tensor, eps: T::Compute) -> Result<Tensor
     let dim = x.last_dim();
     if weight.shape() != [dim] {
         return Err(shape_error("rms_norm", "weight", format!("[{dim}]"), weight.shape()));
+    }
+    if let Some([x, weight]) = device::operands("rms_norm", [x, weight])? {
+        return device::made(composed::rms_norm(&x, &weight, WithDType::to_f64(eps)));
     }
     let (xs, weight) = (x.as_slice::<T>()?, weight.to_dtype(<T::Compute as Element>::KIND)?);
     let w = weight.as_slice::<T::Compute>()?;

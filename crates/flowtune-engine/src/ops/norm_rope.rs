@@ -3,11 +3,14 @@
 use num_traits::{Float, Zero};
 
 use crate::cpu::{lanes, parallel};
+use crate::device::{self, composed};
 use crate::dtype::{Element, Real, Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::ops::rope::RopeTable;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+
+const OP: &str = "rms_norm_rope";
 
 /// Largest width of a head: rotated gradients of one head wait on the stack.
 const WIDEST_HEAD: usize = 512;
@@ -47,6 +50,10 @@ struct Heads {
 
 impl Heads {
     fn forward<T: Stored>(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        if let Some([x, weight, cos, sin]) = device::operands(OP, [x, weight, &self.table.cos, &self.table.sin])? {
+            let rope = composed::Rope { cos, sin };
+            return device::made(composed::rms_norm_rope(&x, &weight, &rope, self.eps));
+        }
         let (xs, w) = (x.as_slice::<T>()?, weight.as_slice::<T::Compute>()?);
         let (dim, row) = (w.len(), x.dim(2) * w.len());
         let angles = self.table.angles::<T>(x.dim(1))?;
@@ -72,6 +79,11 @@ impl Heads {
 
     /// With u = g rotated back, times the weight, and r = 1/rms: r·(u − x·r²·mean(u·x)).
     fn input_gradient<T: Stored>(&self, x: &Tensor, weight: &Tensor, g: &Tensor) -> Result<Tensor> {
+        let table = &self.table;
+        if let Some([x, weight, g, cos, sin]) = device::operands(OP, [x, weight, g, &table.cos, &table.sin])? {
+            let rope = composed::Rope { cos, sin };
+            return device::made(composed::rms_norm_rope_input_gradient(&x, &weight, &rope, &g, self.eps));
+        }
         let (xs, w, gs) = (x.as_slice::<T>()?, weight.as_slice::<T::Compute>()?, g.as_slice::<T>()?);
         let (dim, row) = (w.len(), x.dim(2) * w.len());
         let angles = self.table.angles::<T>(x.dim(1))?;
@@ -101,6 +113,10 @@ impl Heads {
 
     /// Σ over tokens and heads of x·r times g rotated back.
     fn weight_gradient<T: Stored>(&self, x: &Tensor, g: &Tensor) -> Result<Tensor> {
+        if let Some([x, g, cos, sin]) = device::operands(OP, [x, g, &self.table.cos, &self.table.sin])? {
+            let rope = composed::Rope { cos, sin };
+            return device::made(composed::rms_norm_rope_weight_gradient(&x, &rope, &g, self.eps));
+        }
         let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
         let (dim, row) = (x.last_dim(), x.dim(2) * x.last_dim());
         let angles = self.table.angles::<T>(x.dim(1))?;

@@ -1,6 +1,7 @@
 //! The gated residual connection.
 
 use crate::cpu::parallel;
+use crate::device::{self, composed};
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -39,6 +40,9 @@ impl Tape {
 }
 
 fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
+    if let Some([x, gate, y]) = device::operands("gated_residual", [x, gate, y])? {
+        return device::made(composed::gated_residual(&x, &gate, &y));
+    }
     let dim = x.last_dim();
     let (xs, ys, gate) = (x.as_slice::<T::Compute>()?, y.as_slice::<T>()?, gate.as_slice::<T::Compute>()?);
     let out = parallel::fill(
@@ -58,6 +62,9 @@ fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> R
 
 /// gate·g, the gradient of y.
 fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
+    if let Some([g, gate]) = device::operands("gated_residual", [g, gate])? {
+        return device::made(composed::gated(&g, &gate, T::DTYPE));
+    }
     let dim = g.last_dim();
     let (gs, gate) = (g.as_slice::<T::Compute>()?, gate.as_slice::<T::Compute>()?);
     let out = parallel::fill::<T>(
@@ -76,6 +83,9 @@ fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> 
 
 /// Σ_tokens g·y, `[batch, dim]`.
 fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    if let Some([y, g]) = device::operands("gated_residual", [y, g])? {
+        return device::made(composed::gate_gradient(&y, &g));
+    }
     let (batch, tokens, dim) = (g.dim(0), g.dim(1), g.dim(2));
     let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T::Compute>()?);
     let mut out = Vec::<T::Compute>::with_capacity(batch * dim);

@@ -1,5 +1,6 @@
 //! Angles of the rotary position embedding.
 
+use crate::device::Device;
 use crate::dtype::Stored;
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -25,6 +26,14 @@ impl RopeTable {
             Ok(Tape::inference().narrow(&x, 1, start, count)?.into_tensor())
         };
         Ok(Self { cos: cut(&self.cos)?, sin: cut(&self.sin)? })
+    }
+
+    /// The same angles on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_device`].
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self { cos: self.cos.to_device(device)?, sin: self.sin.to_device(device)? })
     }
 
     pub(super) fn check(&self, x: &Tensor) -> Result<()> {

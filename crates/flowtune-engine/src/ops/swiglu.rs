@@ -2,6 +2,7 @@
 
 use super::elementwise::{sigmoid, silu_gradient};
 use crate::cpu::parallel;
+use crate::device::{self, composed};
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -27,6 +28,9 @@ impl Tape {
 }
 
 fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
+    if let Some([x]) = device::operands("swiglu", [x])? {
+        return device::made(composed::swiglu(&x));
+    }
     let dim = x.last_dim() / 2;
     let xs = x.as_slice::<T>()?;
     let mut shape = x.shape().to_vec();
@@ -48,6 +52,9 @@ fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
 }
 
 fn backward<T: Stored>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
+    if let Some([x, g]) = device::operands("swiglu", [x, g])? {
+        return device::made(composed::swiglu_backward(&x, &g));
+    }
     let dim = x.last_dim() / 2;
     let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
     let out = parallel::fill(

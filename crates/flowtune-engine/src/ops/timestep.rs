@@ -24,7 +24,7 @@ pub fn timestep_embedding(t: &Tensor, channels: usize) -> Result<Tensor> {
         out.extend(table.iter().map(|f| (t * f).cos()));
         out.extend(table.iter().map(|f| (t * f).sin()));
     }
-    Tensor::new(out, &[steps.len(), channels]).to_dtype(t.dtype())
+    Tensor::new(out, &[steps.len(), channels]).to_dtype(t.dtype())?.to_device(&t.device())
 }
 
 /// The exponents are formed in float32, as the reference does; exp is rounded to the nearest float.

@@ -1,5 +1,8 @@
 //! Functions of one value, element by element.
 
+use candle_core::{Result as Composed, Tensor as Twin};
+
+use crate::device;
 use crate::dtype::{Real, with_real};
 use crate::error::Result;
 use crate::ops::elementwise::{map, scale_tensor, zip_slices};
@@ -12,6 +15,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn add_scalar(&self, x: &Var, c: f64) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x + c, |_, g| Ok(g.clone()))? {
+            return Ok(value);
+        }
         let value = with_real!(x.tensor().dtype(), "add_scalar", T => {
             let c = T::of(c);
             map::<T>(x.tensor(), |a| a + c)
@@ -41,6 +47,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn square(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.sqr(), |x, g| (g * x)? * 2.0)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "square", T => {
             self.of_input::<T>(x, |a| a * a, |a, g| g * (a + a))
         })
@@ -51,6 +60,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn abs(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.abs(), |x, g| g * x.sign()?)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "abs", T => {
             let sign = |a: T| if a == T::zero() { T::zero() } else { a.signum() };
             self.of_input::<T>(x, |a| a.abs(), move |a, g| g * sign(a))
@@ -62,6 +74,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn log(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.log(), |x, g| g / x)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "log", T => {
             self.of_input::<T>(x, |a| a.ln(), |a, g| g / a)
         })
@@ -72,6 +87,10 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn clamp(&self, x: &Var, min: f64, max: f64) -> Result<Var> {
+        let inside = move |x: &Twin| -> Composed<Twin> { (x.ge(min)? * x.le(max)?)?.to_dtype(x.dtype()) };
+        if let Some(value) = self.composed(x, |x| x.clamp(min, max), move |x, g| g * inside(x)?)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "clamp", T => {
             let (min, max) = (T::of(min), T::of(max));
             let inside = move |a: T| a >= min && a <= max;
@@ -84,6 +103,10 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn pow(&self, x: &Var, exponent: f64) -> Result<Var> {
+        let slope = move |x: &Twin| -> Composed<Twin> { x.powf(exponent - 1.0)? * exponent };
+        if let Some(value) = self.composed(x, |x| x.powf(exponent), move |x, g| g * slope(x)?)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "pow", T => {
             let p = T::of(exponent);
             self.of_input::<T>(x, |a| a.powf(p), move |a, g| g * p * a.powf(p - T::one()))
@@ -95,6 +118,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn sqrt(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.sqrt(), |x, g| (g / x.sqrt()?)? * 0.5)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "sqrt", T => {
             self.of_output::<T>(x, |a| a.sqrt(), |y, g| g / (y + y))
         })
@@ -105,6 +131,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn exp(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.exp(), |x, g| g * x.exp()?)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "exp", T => {
             self.of_output::<T>(x, |a| a.exp(), |y, g| g * y)
         })
@@ -115,6 +144,9 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn tanh(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, |x| x.tanh(), |x, g| g * (1.0 - x.tanh()?.sqr()?)?)? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "tanh", T => {
             self.of_output::<T>(x, |a| a.tanh(), |y, g| g * (T::one() - y * y))
         })
@@ -125,6 +157,12 @@ impl Tape {
     /// # Errors
     /// When x is not floating.
     pub fn sigmoid(&self, x: &Var) -> Result<Var> {
+        if let Some(value) = self.composed(x, sigmoid, |x, g| {
+            let s = sigmoid(x)?;
+            (g * &s)? * (1.0 - s)?
+        })? {
+            return Ok(value);
+        }
         with_real!(x.tensor().dtype(), "sigmoid", T => {
             self.of_output::<T>(x, |a| T::one() / (T::one() + (-a).exp()), |y, g| g * y * (T::one() - y))
         })
@@ -137,6 +175,23 @@ impl Tape {
     pub fn scale(&self, x: &Var, factor: f64) -> Result<Var> {
         let value = scale_tensor(x.tensor(), factor)?;
         Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(scale_tensor(&g, factor)?)])))
+    }
+
+    /// f(x) of a value on a device, whose backward is made of x and the gradient; nothing where x is the CPU's.
+    fn composed(
+        &self,
+        x: &Var,
+        f: impl FnOnce(&Twin) -> Composed<Twin>,
+        backward: impl FnOnce(&Twin, &Twin) -> Composed<Twin> + Send + 'static,
+    ) -> Result<Option<Var>> {
+        let Some([twin]) = device::operands("a function", [x.tensor()])? else { return Ok(None) };
+        let value = device::made(f(&twin))?;
+        Ok(Some(self.record(&[x], value, |_| {
+            move |g: Tensor| {
+                let Some([g]) = device::operands("a function", [&g])? else { unreachable!("where the value is") };
+                Ok(vec![Some(device::made(backward(&twin, &g))?)])
+            }
+        })))
     }
 
     /// f(x), whose backward is made of x and the gradient.
@@ -164,7 +219,14 @@ impl Tape {
     }
 }
 
+fn sigmoid(x: &Twin) -> Composed<Twin> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
 fn divided(x: &Tensor, c: f64) -> Result<Tensor> {
+    if let Some([x]) = device::operands("div_scalar", [x])? {
+        return device::made(x / c);
+    }
     with_real!(x.dtype(), "div_scalar", T => {
         let c = T::of(c);
         map::<T>(x, |a| a / c)

@@ -1,6 +1,7 @@
 //! Nearest-neighbour upsampling, forward only.
 
 use crate::cpu::parallel;
+use crate::device::{self, composed};
 use crate::dtype::{Real, with_real};
 use crate::error::{Result, shape_error};
 use crate::tensor::Tensor;
@@ -13,6 +14,9 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let &[batch, channels, height, width] = x.shape() else {
         return Err(shape_error("upsample", "x", "[batch, channels, height, width]", x.shape()));
     };
+    if let Some([x]) = device::operands("upsample", [x])? {
+        return device::made(composed::upsample_nearest_2x(&x));
+    }
     with_real!(x.dtype(), "upsample", T => {
         let data = double::<T>(x.as_slice::<T>()?, batch * channels * height, width);
         Ok(Tensor::new(data, &[batch, channels, 2 * height, 2 * width]))

@@ -138,12 +138,16 @@ fn attach(
     let mut params = Vec::new();
     for linear in model.linears() {
         let module = linear.name();
-        let shape = linear.weight().value().shape().to_vec();
-        let lora = adapter(module, shape[1], shape[0])?.map(|adapter| Lora {
-            a: Param::trainable(format!("{module}.lora_A.weight"), adapter.a),
-            b: Param::trainable(format!("{module}.lora_B.weight"), adapter.b),
-            scale: adapter.scale,
-        });
+        let weight = linear.weight().value();
+        let trainable = |matrix: &str, value: Tensor| -> Result<Param> {
+            Ok(Param::trainable(format!("{module}.{matrix}.weight"), value.to_device(&weight.device())?))
+        };
+        let lora = match adapter(module, weight.dim(1), weight.dim(0))? {
+            None => None,
+            Some(Adapter { a, b, scale, .. }) => {
+                Some(Lora { a: trainable("lora_A", a)?, b: trainable("lora_B", b)?, scale })
+            }
+        };
         params.extend(lora.iter().flat_map(|lora| [lora.a.clone(), lora.b.clone()]));
         linear.set_lora(lora);
     }

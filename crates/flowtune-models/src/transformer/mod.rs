@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flowtune_engine::ops::elementwise::scale_tensor;
-use flowtune_engine::{DType, Param, Tape, Tensor, Var};
+use flowtune_engine::{DType, Device, Param, Tape, Tensor, Var};
 
 pub use config::Flux2Config;
 pub use files::WeightShape;
@@ -140,6 +140,23 @@ impl Flux2Transformer {
         &self.params
     }
 
+    /// Where the weights are, and what is computed with them.
+    pub fn device(&self) -> Device {
+        self.x_embedder.weight().value().device()
+    }
+
+    /// Moves the weights, those of adapters too. Inputs and predictions stay with the caller.
+    ///
+    /// # Errors
+    /// When there is no room, or weights are int8, which only the CPU has kernels for.
+    pub fn to_device(&self, device: &Device) -> Result<()> {
+        let adapters = self.linears().into_iter().filter_map(Linear::lora).flat_map(|lora| [lora.a, lora.b]);
+        for param in self.params.iter().cloned().chain(adapters) {
+            param.set(param.value().to_device(device)?);
+        }
+        Ok(())
+    }
+
     /// Names of [`Flux2Transformer::linears`].
     pub fn linear_names(&self) -> Vec<&str> {
         self.linears().into_iter().map(Linear::name).collect()
@@ -157,7 +174,8 @@ impl Flux2Transformer {
     }
 
     /// The prediction, `[batch, tokens, 128]`, in the type of the latents, without that of reference tokens. Samples with
-    /// equally many of those run together. Each block is a checkpoint of the tape.
+    /// equally many of those run together. Each block is a checkpoint of the tape. Inputs and prediction are on the host,
+    /// wherever the weights are.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the inputs do not fit the model.
@@ -169,8 +187,8 @@ impl Flux2Transformer {
     fn predict(&self, tape: &Tape, inputs: &Flux2Inputs, tokens: usize) -> Result<Var> {
         let c = &self.config;
         let outer = inputs.hidden_states.tensor().dtype();
-        let compute = self.compute.unwrap_or(outer);
-        let temb = self.time_embedding(tape, inputs, compute)?;
+        let (compute, device) = (self.compute.unwrap_or(outer), self.device());
+        let temb = self.time_embedding(tape, inputs, compute, &device)?;
         let activated = tape.silu(&temb)?;
         let rope = positions::rope_table(
             &inputs.txt_ids,
@@ -178,9 +196,11 @@ impl Flux2Transformer {
             &c.axes_dims_rope,
             c.rope_theta,
             if compute == DType::F64 { DType::F64 } else { DType::F32 },
-        )?;
-        let image = self.x_embedder.forward_wide(tape, &tape.cast(&inputs.hidden_states, compute)?)?;
-        let text = self.context_embedder.forward_wide(tape, &tape.cast(&inputs.encoder_hidden_states, compute)?)?;
+        )?
+        .to_device(&device)?;
+        let bring = |x: &Var| tape.to_device(&tape.cast(x, compute)?, &device);
+        let image = self.x_embedder.forward_wide(tape, &bring(&inputs.hidden_states)?)?;
+        let text = self.context_embedder.forward_wide(tape, &bring(&inputs.encoder_hidden_states)?)?;
         let text_tokens = text.tensor().dim(1);
 
         // The residual stream stays in float32 when the blocks compute in bfloat16.
@@ -205,12 +225,13 @@ impl Flux2Transformer {
         // diffusers `AdaLayerNormContinuous`: scale first, then shift.
         let out = modulate(tape, &self.norm_out, &activated, 2)?;
         let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps, compute)?;
-        Ok(tape.cast(&self.proj_out.forward_wide(tape, &normed)?, outer)?)
+        let prediction = tape.cast(&self.proj_out.forward_wide(tape, &normed)?, outer)?;
+        Ok(tape.to_device(&prediction, &inputs.hidden_states.tensor().device())?)
     }
 
-    fn time_embedding(&self, tape: &Tape, inputs: &Flux2Inputs, compute: DType) -> Result<Var> {
-        let timestep = scale_tensor(&inputs.timestep, 1000.0)?;
-        let guidance = inputs.guidance.as_ref().map(|g| scale_tensor(g, 1000.0)).transpose()?;
+    fn time_embedding(&self, tape: &Tape, inputs: &Flux2Inputs, compute: DType, device: &Device) -> Result<Var> {
+        let timestep = scale_tensor(&inputs.timestep, 1000.0)?.to_device(device)?;
+        let guidance = inputs.guidance.as_ref().map(|g| scale_tensor(g, 1000.0)?.to_device(device)).transpose()?;
         Ok(self.time.forward(tape, &timestep, guidance.as_ref(), compute)?)
     }
 }

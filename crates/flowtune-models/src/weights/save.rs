@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use flowtune_engine::{DType, Tensor};
+use flowtune_engine::{DType, Device, Tensor};
 use half::{bf16, f16};
 use serde::Serialize;
 
@@ -114,6 +114,7 @@ fn dtype(tensor: &Tensor) -> Option<&'static str> {
 
 /// Supported targets are little-endian, as the format is.
 fn write_elements(out: &mut impl Write, tensor: &Tensor) -> io::Result<()> {
+    let tensor = tensor.to_device(&Device::cpu()).map_err(io::Error::other)?;
     match tensor.dtype() {
         DType::BF16 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<bf16>().map_err(io::Error::other)?)),
         DType::F16 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f16>().map_err(io::Error::other)?)),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use flowtune_engine::{DType, Tensor};
+use flowtune_engine::{DType, Device, Tensor};
 use flowtune_models::{Weights, read_safetensors};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -104,7 +104,7 @@ impl Case {
     /// Compares the direction with that of `expect.<name>`: 1 − cos of the angle between them.
     pub(super) fn expect_direction(&self, name: &str, got: &Tensor, bound: f64) -> Result<()> {
         let want = self.take(&format!("expect.{name}"))?.to_dtype(DType::F64)?;
-        let got = got.to_dtype(DType::F64)?;
+        let got = got.to_device(&Device::cpu())?.to_dtype(DType::F64)?;
         let (a, b) = (got.as_slice::<f64>()?, want.as_slice::<f64>()?);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let error = match got.shape() == want.shape() {
@@ -139,6 +139,7 @@ impl Case {
 
 /// max|a−b| / max|b| against `bound`; integers and shapes exactly.
 pub(super) fn compare(name: &str, got: &Tensor, want: &Tensor, bound: f64) -> Result<TensorCheck> {
+    let got = &got.to_device(&Device::cpu())?;
     let error = if got.shape() != want.shape() {
         f64::INFINITY
     } else if want.dtype() == DType::I64 {

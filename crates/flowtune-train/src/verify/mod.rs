@@ -10,6 +10,7 @@ mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flowtune_engine::Device;
 use flowtune_models::{ComputeDtype, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,43 @@ pub struct VerifyOptions {
     /// What the base of their LoRAs is kept in.
     #[serde(default)]
     pub quantization: Quantization,
+    /// What `train` cases are computed on; the others are computed by the CPU only, and left out for another.
+    #[serde(default)]
+    pub device: DeviceKind,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The CPU's own kernels.
+    #[default]
+    Cpu,
+    /// candle's operations in host memory: what accelerators run, slowly.
+    Composed,
+}
+
+impl DeviceKind {
+    fn device(self) -> Device {
+        match self {
+            Self::Cpu => Device::cpu(),
+            Self::Composed => Device::composed(),
+        }
+    }
+}
+
+/// How `train` cases are computed.
+#[derive(Debug, Clone, PartialEq)]
+struct Setup {
+    precision: Precision,
+    device: Device,
+}
+
+impl Setup {
+    /// In which everything can be computed.
+    fn is_plain(&self) -> bool {
+        self.precision == Precision::FLOAT32 && self.device.is_cpu()
+    }
 }
 
 /// All cases.
@@ -89,12 +127,13 @@ pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport>
         folders.extend(find(path)?);
     }
     let precision = Precision { dtype: options.dtype, quantization: options.quantization, trainable: false };
+    let setup = Setup { precision, device: options.device.device() };
     let mut cases = Vec::new();
     for (i, folder) in folders.iter().enumerate() {
         if control.is_cancelled() {
             return Err(Error::Cancelled { checkpoint: None });
         }
-        cases.extend(run(folder, precision));
+        cases.extend(run(folder, &setup));
         control.progress("verifying", i + 1, folders.len());
     }
     Ok(VerifyReport { ok: cases.iter().all(|c| c.ok), cases })
@@ -117,11 +156,11 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The report of a case; none when it is not computed in this precision.
-fn run(folder: &Path, precision: Precision) -> Option<CaseReport> {
+/// The report of a case; none when it is not computed in this way.
+fn run(folder: &Path, setup: &Setup) -> Option<CaseReport> {
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
     let mut kind = "unknown".to_owned();
-    match compute(folder, precision, &mut kind) {
+    match compute(folder, setup, &mut kind) {
         Ok(tensors) => {
             let ok = tensors.as_ref()?.iter().all(|t| t.ok);
             Some(CaseReport { name, kind, ok, tensors: tensors?, message: None })
@@ -133,23 +172,23 @@ fn run(folder: &Path, precision: Precision) -> Option<CaseReport> {
     }
 }
 
-fn compute(folder: &Path, precision: Precision, kind: &mut String) -> Result<Option<Vec<TensorCheck>>> {
-    let float32 = precision == Precision::FLOAT32;
+fn compute(folder: &Path, setup: &Setup, kind: &mut String) -> Result<Option<Vec<TensorCheck>>> {
+    let plain = setup.is_plain();
     if folder.join("expect.json").is_file() {
         *kind = "pipeline".to_owned();
-        return float32.then(|| pipeline::run(folder)).transpose();
+        return plain.then(|| pipeline::run(folder)).transpose();
     }
     let case = Case::open(folder)?;
     case.kind().clone_into(kind);
     match case.kind() {
-        "train" if !float32 => {
-            train::run(&case, precision)?;
+        "train" if !plain => {
+            train::run(&case, setup)?;
             return Ok(Some(case.checks()));
         }
-        _ if !float32 => return Ok(None),
+        _ if !plain => return Ok(None),
         "adapter" => flow::adapter(&case)?,
         "schedule" => flow::schedule(&case)?,
-        "train" => train::run(&case, precision)?,
+        "train" => train::run(&case, setup)?,
         "vae" => models::vae(&case)?,
         "text" => models::text(&case)?,
         "sample" => models::sample(&case)?,

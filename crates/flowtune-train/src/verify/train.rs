@@ -9,6 +9,7 @@ use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
 use flowtune_models::{Precision, Quantization, Weights};
 use serde::Deserialize;
 
+use super::Setup;
 use super::case::{BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT, INT8_DIRECTION, INT8_LOSS};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamW;
@@ -54,7 +55,8 @@ struct OptimizerInfo {
 }
 
 /// In float32 all values are compared; in another precision the losses, and the directions of the gradients.
-pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
+pub(super) fn run(case: &Case, setup: &Setup) -> Result<()> {
+    let precision = setup.precision;
     let info: Info = case.info()?;
     let float32 = precision == Precision::FLOAT32;
     // Of losses and of the directions of gradients.
@@ -64,6 +66,7 @@ pub(super) fn run(case: &Case, precision: Precision) -> Result<()> {
         Quantization::Int8 => (INT8_LOSS, INT8_DIRECTION),
     };
     let (model, params) = model(case, &info, precision)?;
+    model.to_device(&setup.device)?;
     let pipeline = pipeline(&info);
     let o = &info.optimizer;
     let OptimizerInfo { r#type, lr, beta1, beta2, eps, weight_decay, .. } = *o;
