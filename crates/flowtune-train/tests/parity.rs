@@ -56,7 +56,7 @@ fn gradients_over_an_int8_base_point_where_the_references_do() {
 }
 
 #[test]
-fn training_composed_of_candles_operations_is_within_the_bounds_of_the_cpu() {
+fn training_composed_of_candles_operations_is_within_its_bounds() {
     training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Composed);
     training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Composed);
 }

@@ -10,7 +10,9 @@ use flowtune_models::{Precision, Quantization, Weights};
 use serde::Deserialize;
 
 use super::Setup;
-use super::case::{BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT, INT8_DIRECTION, INT8_LOSS};
+use super::case::{
+    AUTOCAST_DIRECTION, BFLOAT16_DIRECTION, BFLOAT16_LOSS, Case, FORWARD, GRADIENT, INT8_DIRECTION, INT8_LOSS,
+};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamW;
 use crate::recipe::{Mode, OptimizerRecipe, OptimizerType};
@@ -62,7 +64,8 @@ pub(super) fn run(case: &Case, setup: &Setup) -> Result<()> {
     // Of losses and of the directions of gradients.
     let bounds = match precision.quantization {
         _ if float32 => (FORWARD, GRADIENT),
-        Quantization::None => (BFLOAT16_LOSS, BFLOAT16_DIRECTION),
+        Quantization::None if setup.device.is_cpu() => (BFLOAT16_LOSS, BFLOAT16_DIRECTION),
+        Quantization::None => (BFLOAT16_LOSS, AUTOCAST_DIRECTION),
         Quantization::Int8 => (INT8_LOSS, INT8_DIRECTION),
     };
     let (model, params) = model(case, &info, precision)?;

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use super::product::{product, product_in};
 use super::{compute, wide};
 
 /// scale·B·A, as [`crate::ops::linear::LowRank`], in the type of the computation.
@@ -20,25 +21,23 @@ impl LowRank {
 
 /// x·Wᵀ + scale·(x·Aᵀ)·Bᵀ in `dtype`: x `[rows, in]` → `[rows, out]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, low_rank: Option<&LowRank>, dtype: DType) -> Result<Tensor> {
-    // Sums that stay wide are made of wide operands: candle rounds a product to the type of its operands.
-    let x_as = if dtype == x.dtype() { x.clone() } else { x.to_dtype(dtype)? };
-    let y = x_as.matmul(&weight.to_dtype(dtype)?.t()?)?;
-    let Some(LowRank { a, b, scale }) = low_rank else { return Ok(y) };
+    let weight = weight.to_dtype(x.dtype())?.t()?;
+    let Some(LowRank { a, b, scale }) = low_rank else { return product_in(x, &weight, dtype) };
     let low = (wide(x)?.matmul(&a.t()?)? * *scale)?.matmul(&b.t()?)?;
-    (wide(&y)? + low)?.to_dtype(dtype)
+    (product(x, &weight)? + low)?.to_dtype(dtype)
 }
 
 /// g·W + scale·(g·B)·A: g `[rows, out]` → `[rows, in]`.
 pub(crate) fn input_gradient(g: &Tensor, weight: &Tensor, low_rank: Option<&LowRank>) -> Result<Tensor> {
-    let dx = g.matmul(&weight.to_dtype(g.dtype())?)?;
-    let Some(LowRank { a, b, scale }) = low_rank else { return Ok(dx) };
+    let weight = weight.to_dtype(g.dtype())?;
+    let Some(LowRank { a, b, scale }) = low_rank else { return product_in(g, &weight, g.dtype()) };
     let low = (wide(g)?.matmul(b)? * *scale)?.matmul(a)?;
-    (wide(&dx)? + low)?.to_dtype(g.dtype())
+    (product(g, &weight)? + low)?.to_dtype(g.dtype())
 }
 
 /// gᵀ·x, `[out, in]`, in the type of the computation.
 pub(crate) fn weight_gradient(g: &Tensor, x: &Tensor) -> Result<Tensor> {
-    wide(g)?.t()?.matmul(&wide(x)?)
+    product(&g.t()?, x)
 }
 
 /// Gradients of A and B, those that are needed.

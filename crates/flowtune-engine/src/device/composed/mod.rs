@@ -11,6 +11,7 @@ mod norm;
 mod norm_rope;
 mod optimizer;
 mod pairs;
+mod product;
 mod residual;
 
 pub(crate) use attention::{attention, attention_backward, masked_attention};
