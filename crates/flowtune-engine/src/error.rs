@@ -42,6 +42,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// There is no device to compute on.
+    #[error("there is no NVIDIA card that can be used ({reason}); `flowtune doctor` says what is missing")]
+    NoDevice {
+        /// What the driver says.
+        reason: String,
+    },
     /// A rule of the tape was broken.
     #[error("tape: {0}")]
     Tape(&'static str),
@@ -63,7 +69,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Shape { .. } | Self::DType { .. } => "SHAPE_MISMATCH",
-            Self::Device { .. } => "DEVICE_UNAVAILABLE",
+            Self::Device { .. } | Self::NoDevice { .. } => "DEVICE_UNAVAILABLE",
             Self::Spent | Self::Untracked => "INVALID_ARGUMENT",
             Self::Launch { .. } | Self::Tape(_) | Self::Candle(_) => "INTERNAL",
         }

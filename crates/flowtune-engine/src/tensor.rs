@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, Storage, Tensor as Twin, backend::BackendStorage};
 
 use crate::cpu::memory;
 use crate::cpu::parallel;
-use crate::device::{self, Device};
+use crate::device::{self, Device, Kernels, OnDevice};
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::int8::Int8Rows;
@@ -25,7 +25,7 @@ enum Data {
     Plain(Storage),
     Int8(Int8Rows),
     /// On a device, contiguous.
-    Device(Twin),
+    Device(OnDevice),
 }
 
 /// Elements, counted among those in memory.
@@ -102,23 +102,23 @@ impl Tensor {
         }
     }
 
-    /// Tensor of `twin`, made contiguous.
-    pub(crate) fn of_twin(twin: Twin) -> candle_core::Result<Self> {
+    /// Tensor of `twin`, made contiguous, on a device with these kernels.
+    pub(crate) fn of_twin(twin: Twin, kernels: Kernels) -> candle_core::Result<Self> {
         let twin = twin.contiguous()?;
         let (shape, bytes) = (twin.dims().to_vec(), twin.elem_count() * twin.dtype().size_in_bytes());
-        Ok(Self { storage: Held::new(Data::Device(twin), bytes), shape })
+        Ok(Self { storage: Held::new(Data::Device(OnDevice { twin, kernels }), bytes), shape })
     }
 
     /// candle's tensor, if this one is on a device.
-    pub(crate) fn twin(&self) -> Result<Option<Twin>> {
-        let Data::Device(twin) = &self.storage.data else { return Ok(None) };
-        Ok(Some(twin.reshape(self.shape.as_slice())?))
+    pub(crate) fn on_device(&self) -> Result<Option<OnDevice>> {
+        let Data::Device(OnDevice { twin, kernels }) = &self.storage.data else { return Ok(None) };
+        Ok(Some(OnDevice { twin: twin.reshape(self.shape.as_slice())?, kernels: *kernels }))
     }
 
     /// Where it is.
     pub fn device(&self) -> Device {
         match &self.storage.data {
-            Data::Device(twin) => Device::of(twin),
+            Data::Device(OnDevice { twin, kernels }) => Device::of(twin, *kernels),
             Data::Plain(_) | Data::Int8(_) => Device::cpu(),
         }
     }
@@ -135,9 +135,9 @@ impl Tensor {
         let here = match &self.storage.data {
             Data::Plain(_) => self.clone(),
             Data::Int8(_) => return Err(Error::Device { op: OP }),
-            Data::Device(twin) => Self::from_host_of(twin, &self.shape)?,
+            Data::Device(OnDevice { twin, .. }) => Self::from_host_of(twin, &self.shape)?,
         };
-        let Some(place) = device.place() else { return Ok(here) };
+        let Some((place, kernels)) = device.place() else { return Ok(here) };
         let there = |data: &CpuStorage| -> candle_core::Result<Twin> {
             let shape = self.shape.as_slice();
             match data {
@@ -150,7 +150,7 @@ impl Tensor {
             }
         };
         match &here.storage.data {
-            Data::Plain(Storage::Cpu(data)) => device::made(there(data)),
+            Data::Plain(Storage::Cpu(data)) => device::made(kernels, there(data)),
             _ => Err(Error::Device { op: OP }),
         }
     }
@@ -207,7 +207,7 @@ impl Tensor {
         use candle_core::DType as C;
         let dtype = match &self.storage.data {
             Data::Plain(storage) => storage.dtype(),
-            Data::Device(twin) => twin.dtype(),
+            Data::Device(OnDevice { twin, .. }) => twin.dtype(),
             Data::Int8(_) => return DType::I8,
         };
         match dtype {
@@ -305,8 +305,8 @@ impl Tensor {
             let (expected, got) = ("a floating type", DType::I64.name());
             return Err(Error::DType { op: "to_dtype", expected, got });
         }
-        if let Some(twin) = self.twin()?.filter(|_| dtype != DType::I8) {
-            return device::made(twin.to_dtype(to_candle(dtype)));
+        if let Some(OnDevice { twin, kernels }) = self.on_device()?.filter(|_| dtype != DType::I8) {
+            return device::made(kernels, twin.to_dtype(to_candle(dtype)));
         }
         let Data::Plain(Storage::Cpu(s)) = &self.storage.data else {
             return Err(Error::Device { op: "to_dtype" });
@@ -382,8 +382,8 @@ impl Tensor {
         let row = self.len() / total.max(1);
         let mut shape = self.shape.clone();
         shape[0] = count;
-        if let Some(twin) = self.twin()? {
-            return device::made(twin.narrow(0, start, count));
+        if let Some(OnDevice { twin, kernels }) = self.on_device()? {
+            return device::made(kernels, twin.narrow(0, start, count));
         }
         let range = start * row..(start + count) * row;
         match &self.storage.data {
@@ -410,8 +410,8 @@ impl Tensor {
                 return Err(shape_error("cat_rows", "parts", format!("[n, {tail:?}]"), &part.shape));
             }
         }
-        if let Some(twins) = device::all("cat_rows", parts)? {
-            return device::made(Twin::cat(&twins, 0));
+        if let Some((on, twins)) = device::all("cat_rows", parts)? {
+            return device::made(on, Twin::cat(&twins, 0));
         }
         let mut shape = first.shape.clone();
         shape[0] = parts.iter().map(|p| p.shape[0]).sum();

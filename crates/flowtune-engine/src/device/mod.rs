@@ -5,6 +5,11 @@
 //! such a device in host memory: what an accelerator runs is tested there, in f64 too, by the tests of the CPU.
 
 pub(crate) mod composed;
+#[cfg(any(feature = "emulate", feature = "cuda"))]
+mod fused;
+mod operations;
+
+pub(crate) use operations::*;
 
 use std::fmt;
 
@@ -15,7 +20,20 @@ use crate::tensor::Tensor;
 
 /// Where tensors are, and operations on them run.
 #[derive(Clone)]
-pub struct Device(Option<Place>);
+pub struct Device(Option<(Place, Kernels)>);
+
+/// Whose kernels a device has besides candle's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// Nobody's: all is composed.
+    None,
+    /// Those for CUDA, run by the emulator in host memory.
+    #[cfg(feature = "emulate")]
+    Emulated,
+    /// Those for CUDA.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
 
 impl Device {
     /// The host's memory and this crate's own kernels.
@@ -25,12 +43,28 @@ impl Device {
 
     /// The host's memory and candle's operations: slow, to test what accelerators run.
     pub fn composed() -> Self {
-        Self(Some(Place::Cpu))
+        Self(Some((Place::Cpu, Kernels::None)))
+    }
+
+    /// The host's memory, candle's operations and the kernels for CUDA, which the CPU emulates: slower still.
+    #[cfg(feature = "emulate")]
+    pub fn emulated() -> Self {
+        Self(Some((Place::Cpu, Kernels::Emulated)))
+    }
+
+    /// An NVIDIA card.
+    ///
+    /// # Errors
+    /// `DEVICE_UNAVAILABLE` when there is no such card, or its driver does not answer.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        let place = Place::new_cuda(ordinal).map_err(|e| Error::NoDevice { reason: e.to_string() })?;
+        Ok(Self(Some((place, Kernels::Cuda))))
     }
 
     /// Of a tensor that candle has.
-    pub(crate) fn of(twin: &Twin) -> Self {
-        Self(Some(twin.device().clone()))
+    pub(crate) fn of(twin: &Twin, kernels: Kernels) -> Self {
+        Self(Some((twin.device().clone(), kernels)))
     }
 
     /// Whether these are the CPU's own kernels.
@@ -38,8 +72,8 @@ impl Device {
         self.0.is_none()
     }
 
-    pub(crate) fn place(&self) -> Option<&Place> {
-        self.0.as_ref()
+    pub(crate) fn place(&self) -> Option<(&Place, Kernels)> {
+        self.0.as_ref().map(|(place, kernels)| (place, *kernels))
     }
 }
 
@@ -47,8 +81,9 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             None => write!(f, "cpu"),
-            Some(Place::Cpu) => write!(f, "composed"),
-            Some(other) => write!(f, "{:?}", other.location()),
+            Some((Place::Cpu, Kernels::None)) => write!(f, "composed"),
+            Some((Place::Cpu, _)) => write!(f, "emulated"),
+            Some((other, _)) => write!(f, "{:?}", other.location()),
         }
     }
 }
@@ -57,50 +92,63 @@ impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (None, None) => true,
-            (Some(a), Some(b)) => a.same_device(b),
+            (Some((a, own)), Some((b, other))) => own == other && a.same_device(b),
             _ => false,
         }
     }
 }
 
-/// The operands as candle's tensors, when they are on a device; nothing when they are the CPU's.
+/// A tensor of candle's, with the kernels of its device.
+#[derive(Clone)]
+pub(crate) struct OnDevice {
+    pub(crate) twin: Twin,
+    pub(crate) kernels: Kernels,
+}
+
+/// The operands as candle's tensors and the kernels of their device, when they are on one; nothing when they are the CPU's.
 ///
 /// # Errors
 /// When some are here and some there.
-pub(crate) fn operands<const N: usize>(op: &'static str, tensors: [&Tensor; N]) -> Result<Option<[Twin; N]>> {
-    let twins = all(op, tensors)?;
-    Ok(twins.map(|twins| twins.try_into().unwrap_or_else(|_| unreachable!("one for each operand"))))
+pub(crate) fn operands<const N: usize>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+) -> Result<Option<(Kernels, [Twin; N])>> {
+    let Some((kernels, twins)) = all(op, tensors)? else { return Ok(None) };
+    Ok(Some((kernels, twins.try_into().unwrap_or_else(|_| unreachable!("one for each operand")))))
 }
 
 /// As [`operands`] for any number of them.
 ///
 /// # Errors
 /// As [`operands`].
-pub(crate) fn all<'a>(op: &'static str, tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Option<Vec<Twin>>> {
-    let twins = tensors.into_iter().map(Tensor::twin).collect::<Result<Vec<_>>>()?;
-    match twins.iter().flatten().count() {
-        0 => Ok(None),
-        found if found == twins.len() => Ok(Some(twins.into_iter().flatten().collect())),
-        _ => Err(Error::Device { op }),
-    }
+pub(crate) fn all<'a>(
+    op: &'static str,
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+) -> Result<Option<(Kernels, Vec<Twin>)>> {
+    let found = tensors.into_iter().map(Tensor::on_device).collect::<Result<Vec<_>>>()?;
+    let Some(first) = found.iter().flatten().next() else { return Ok(None) };
+    let kernels = first.kernels;
+    let twin = |found: Option<OnDevice>| found.filter(|x| x.kernels == kernels).map(|x| x.twin);
+    let twins = found.into_iter().map(twin).collect::<Option<Vec<_>>>();
+    Ok(Some((kernels, twins.ok_or(Error::Device { op })?)))
 }
 
 /// An operand that may be absent, as [`operands`] gives it.
 pub(crate) fn optional(op: &'static str, tensor: Option<&Tensor>) -> Result<Option<Twin>> {
     match tensor {
         None => Ok(None),
-        Some(tensor) => Ok(Some(tensor.twin()?.ok_or(Error::Device { op })?)),
+        Some(tensor) => Ok(Some(tensor.on_device()?.ok_or(Error::Device { op })?.twin)),
     }
 }
 
-/// What a composed operation made.
-pub(crate) fn made(result: Composed<Twin>) -> Result<Tensor> {
-    Ok(Tensor::of_twin(result?)?)
+/// What an operation made on a device with these kernels.
+pub(crate) fn made(kernels: Kernels, result: Composed<Twin>) -> Result<Tensor> {
+    Ok(Tensor::of_twin(result?, kernels)?)
 }
 
 /// As [`made`] of what was made only if it was needed.
-pub(crate) fn made_some(result: Option<Twin>) -> Result<Option<Tensor>> {
-    result.map(|twin| made(Ok(twin))).transpose()
+pub(crate) fn made_some(kernels: Kernels, result: Option<Twin>) -> Result<Option<Tensor>> {
+    result.map(|twin| made(kernels, Ok(twin))).transpose()
 }
 
 #[cfg(test)]

@@ -19,6 +19,15 @@ fn numbers(shape: &[usize], seed: usize) -> Tensor {
     Tensor::from_vec((0..shape.iter().product()).map(value).collect(), shape).unwrap()
 }
 
+/// The devices that can be had here.
+fn devices() -> Vec<Device> {
+    vec![
+        Device::composed(),
+        #[cfg(feature = "emulate")]
+        Device::emulated(),
+    ]
+}
+
 fn there(x: &Tensor) -> Tensor {
     x.to_device(&Device::composed()).unwrap()
 }
@@ -117,13 +126,16 @@ fn optimizers() {
         t
     };
     let gradient = numbers(&[4, 5], 4);
-    let (here, on_device) =
-        (walk(start.clone(), gradient.clone()), walk(start.each_ref().map(there), there(&gradient)));
-    for (got, want) in on_device.iter().zip(&here) {
-        assert_same("adamw", got, want, F32);
+    let here = walk(start.clone(), gradient.clone());
+    for device in devices() {
+        let there = |x: &Tensor| x.to_device(&device).unwrap();
+        let moved = walk(start.each_ref().map(there), there(&gradient));
+        for (got, want) in moved.iter().zip(&here) {
+            assert_same(&format!("adamw {device:?}"), got, want, F32);
+        }
+        let (got, want) = (optimizer::sum_of_squares(&there(&gradient)), optimizer::sum_of_squares(&gradient));
+        assert!((got.unwrap() / want.unwrap() - 1.0).abs() < 1e-12);
     }
-    let (got, want) = (optimizer::sum_of_squares(&there(&gradient)), optimizer::sum_of_squares(&gradient));
-    assert!((got.unwrap() / want.unwrap() - 1.0).abs() < 1e-12);
 }
 
 /// Value and gradients of an operation on values of which those in `narrow` are bfloat16.
@@ -145,10 +157,13 @@ fn in_bf16(what: &str, shapes: &[&[usize]], narrow: &[usize], op: impl Fn(&Tape,
     };
     let inputs: Vec<Tensor> = shapes.iter().enumerate().map(of).collect();
     let want = run(&op, &inputs);
-    let got = run(&op, &inputs.iter().map(there).collect::<Vec<_>>());
-    assert_eq!(got.len(), inputs.len() + 1, "{what}");
-    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-        assert_same(&format!("{what}, {i}"), got, want, BF16);
+    for device in devices() {
+        let got = run(&op, &inputs.iter().map(|x| x.to_device(&device).unwrap()).collect::<Vec<_>>());
+        assert_eq!(got.len(), inputs.len() + 1, "{what}");
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.device(), device, "{what}, {i}");
+            assert_same(&format!("{what} on {device:?}, {i}"), got, want, BF16);
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The kernels on an NVIDIA card, through candle's device: PTX that the driver translates for the card.
 
-use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::{CudaDevice, DeviceLocation, backend::BackendDevice};
 use std::sync::Arc;
 
@@ -32,6 +32,19 @@ impl Cuda {
     /// On the stream of `device`.
     pub fn new(device: &CudaDevice) -> Self {
         Self { device: device.clone(), stream: device.cuda_stream() }
+    }
+
+    /// Where `x` begins. The guard is for other streams, of which there are none.
+    pub(crate) fn address_of<T>(&self, x: &CudaSlice<T>) -> u64 {
+        x.device_ptr(&self.stream).0
+    }
+
+    /// Memory for `len` elements that kernels write before anything reads them.
+    pub(crate) fn unfilled_storage<T: CudaDType + DeviceRepr>(&self, len: usize) -> Result<CudaStorage> {
+        // The driver does not hand out nothing.
+        // SAFETY: of plain numbers.
+        let slice = unsafe { self.device.alloc::<T>(len.max(1)) }?;
+        Ok(CudaStorage::wrap_cuda_slice(slice, self.device.clone()))
     }
 
     /// `x` as a buffer.

@@ -11,7 +11,7 @@ use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
-use crate::device::{self, composed};
+use crate::device::{self, Kernels, composed};
 use crate::dtype::{Real, Stored, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -31,8 +31,8 @@ impl Tape {
     /// `SHAPE_MISMATCH` when the extents do not fit.
     pub fn attention(&self, q: &Var, k: &Var, v: &Var) -> Result<Var> {
         let dims = Dims::of(q.tensor(), k.tensor(), v.tensor())?;
-        if let Some(twins) = device::operands("attention", [q.tensor(), k.tensor(), v.tensor()])? {
-            return self.attention_on_device(twins, [q, k, v]);
+        if let Some((on, twins)) = device::operands("attention", [q.tensor(), k.tensor(), v.tensor()])? {
+            return self.attention_on_device(on, twins, [q, k, v]);
         }
         with_stored!(q.tensor().dtype(), "attention", T => {
             let (qs, ks, vs) = (q.tensor().clone(), k.tensor().clone(), v.tensor().clone());
@@ -46,15 +46,15 @@ impl Tape {
 }
 
 impl Tape {
-    fn attention_on_device(&self, twins: [Twin; 3], inputs: [&Var; 3]) -> Result<Var> {
+    fn attention_on_device(&self, on: Kernels, twins: [Twin; 3], inputs: [&Var; 3]) -> Result<Var> {
         let (out, lse) = composed::attention(&twins[0], &twins[1], &twins[2])?;
-        Ok(self.record(&inputs, device::made(Ok(out.clone()))?, |_| {
+        Ok(self.record(&inputs, device::made(on, Ok(out.clone()))?, |_| {
             move |g: Tensor| {
-                let Some([g]) = device::operands("attention", [&g])? else {
+                let Some((_, [g])) = device::operands("attention", [&g])? else {
                     return Err(Error::Device { op: "attention" });
                 };
                 let gradients = composed::attention_backward(twins.each_ref(), &out, &lse, &g)?;
-                gradients.into_iter().map(|gradient| device::made(Ok(gradient)).map(Some)).collect()
+                gradients.into_iter().map(|gradient| device::made(on, Ok(gradient)).map(Some)).collect()
             }
         }))
     }

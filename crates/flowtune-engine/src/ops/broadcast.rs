@@ -106,8 +106,8 @@ pub(crate) fn broadcast_to(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     if joint_shape(x.shape(), shape).as_deref() != Some(shape) {
         return Err(shape_error("broadcast_to", "x", format!("that broadcasts to {shape:?}"), x.shape()));
     }
-    if let Some([x]) = device::operands("broadcast_to", [x])? {
-        return device::made(composed::broadcast_to(&x, shape));
+    if let Some((on, [x])) = device::operands("broadcast_to", [x])? {
+        return device::made(on, composed::broadcast_to(&x, shape));
     }
     with_real!(x.dtype(), "broadcast_to", T => {
         let walk = Walk::new(shape, [repeated(x.shape(), shape)]);
@@ -170,8 +170,8 @@ fn zip<T: Stored>(
         return Err(Error::DType { op, expected: x.dtype().name(), got: y.dtype().name() });
     }
     let shape = joint_shape(x.shape(), y.shape()).ok_or_else(wrong)?;
-    if let Some([x, y]) = device::operands(op, [x, y])? {
-        return device::made(pair.composed(&x, &y));
+    if let Some((on, [x, y])) = device::operands(op, [x, y])? {
+        return device::made(on, pair.composed(&x, &y));
     }
     let walk = Walk::new(&shape, [repeated(x.shape(), &shape), repeated(y.shape(), &shape)]);
     Ok(Tensor::new(strided::zip(x.as_slice::<T>()?, y.as_slice::<T>()?, &walk, f), &shape))

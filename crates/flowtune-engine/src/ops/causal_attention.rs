@@ -30,9 +30,9 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, key_mask: Option<&Te
         let expected = format!("[{}, {}]", d.batch, d.keys);
         return Err(shape_error("causal_attention", "key_mask", expected, mask.shape()));
     }
-    if let Some([q, k, v]) = device::operands("causal_attention", [q, k, v])? {
-        let hidden = hidden(key_mask, d)?.to_device(&Device::of(&q))?.twin()?;
-        return device::made(composed::masked_attention(&q, &k, &v, hidden.as_ref()));
+    if let Some((on, [q, k, v])) = device::operands("causal_attention", [q, k, v])? {
+        let hidden = hidden(key_mask, d)?.to_device(&Device::of(&q, on))?.on_device()?;
+        return device::made(on, composed::masked_attention(&q, &k, &v, hidden.as_ref().map(|hidden| &hidden.twin)));
     }
     let mask = key_mask.map(|m| m.as_slice::<i64>()).transpose()?;
     with_real!(q.dtype(), "causal_attention", T => forward::<T>(q, k, v, mask, true, d))
@@ -45,8 +45,8 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, key_mask: Option<&Te
 /// `SHAPE_MISMATCH` when the extents do not fit.
 pub fn full_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let d = Dims::of(q, k, v)?;
-    if let Some([q, k, v]) = device::operands("full_attention", [q, k, v])? {
-        return device::made(composed::masked_attention(&q, &k, &v, None));
+    if let Some((on, [q, k, v])) = device::operands("full_attention", [q, k, v])? {
+        return device::made(on, composed::masked_attention(&q, &k, &v, None));
     }
     with_real!(q.dtype(), "full_attention", T => forward::<T>(q, k, v, None, false, d))
 }

@@ -52,10 +52,10 @@ pub fn conv2d(
     if let Some(residual) = residual.filter(|r| r.shape() != shape) {
         return Err(shape_error("conv2d", "residual", format!("{shape:?}"), residual.shape()));
     }
-    if let Some([x, weight]) = device::operands("conv2d", [x, weight])? {
+    if let Some((on, [x, weight])) = device::operands("conv2d", [x, weight])? {
         let (bias, residual) = (device::optional("conv2d", bias)?, device::optional("conv2d", residual)?);
         let around = [padding.top, padding.bottom, padding.left, padding.right];
-        return device::made(composed::conv2d(&x, &weight, bias.as_ref(), residual.as_ref(), d.stride, around));
+        return device::made(on, composed::conv2d(&x, &weight, bias.as_ref(), residual.as_ref(), d.stride, around));
     }
     with_real!(x.dtype(), "conv2d", T => {
         let kernel = Mat::new(weight.as_slice::<T>()?, d.outputs, d.unfolded());

@@ -56,8 +56,8 @@ impl Tape {
 /// x + y.
 pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same_shape("add", x, y)?;
-    if let Some([x, y]) = device::operands("add", [x, y])? {
-        return device::made(&x + &y);
+    if let Some((on, [x, y])) = device::operands("add", [x, y])? {
+        return device::made(on, &x + &y);
     }
     with_stored!(x.dtype(), "add", T => zip_slices::<T>(x, y, |a, b| a + b))
 }
@@ -68,8 +68,8 @@ pub(crate) fn add_tensors(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// `SHAPE_MISMATCH` when the shapes differ.
 pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same_shape("sub", x, y)?;
-    if let Some([x, y]) = device::operands("sub", [x, y])? {
-        return device::made(&x - &y);
+    if let Some((on, [x, y])) = device::operands("sub", [x, y])? {
+        return device::made(on, &x - &y);
     }
     with_stored!(x.dtype(), "sub", T => zip_slices::<T>(x, y, |a, b| a - b))
 }
@@ -79,8 +79,8 @@ pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
-    if let Some([x]) = device::operands("scale", [x])? {
-        return device::made(x * factor);
+    if let Some((on, [x])) = device::operands("scale", [x])? {
+        return device::made(on, x * factor);
     }
     with_stored!(x.dtype(), "scale", T => {
         let factor = <T as Stored>::Compute::of(factor);
@@ -93,15 +93,15 @@ pub fn scale_tensor(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// # Errors
 /// When x is not floating.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if let Some([x]) = device::operands("silu", [x])? {
-        return device::made(composed::silu(&x));
+    if let Some((on, [x])) = device::operands("silu", [x])? {
+        return device::made(on, composed::silu(&x));
     }
     with_stored!(x.dtype(), "silu", T => map::<T>(x, |a| a * sigmoid(a)))
 }
 
 fn silu_backward(x: &Tensor, g: &Tensor) -> Result<Tensor> {
-    if let Some([x, g]) = device::operands("silu", [x, g])? {
-        return device::made(composed::silu_backward(&x, &g));
+    if let Some((on, [x, g])) = device::operands("silu", [x, g])? {
+        return device::made(on, composed::silu_backward(&x, &g));
     }
     with_stored!(x.dtype(), "silu", T => zip_slices::<T>(x, g, silu_gradient))
 }

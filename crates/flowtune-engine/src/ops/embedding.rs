@@ -19,9 +19,9 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     if let Some(id) = indices.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= rows)) {
         return Err(shape_error("embedding", "table", format!("with a row for id {id}"), table.shape()));
     }
-    if let Some([table]) = device::operands("embedding", [table])? {
-        let ids = here.to_device(&Device::of(&table))?.twin()?.ok_or(Error::Device { op: "embedding" })?;
-        return device::made(composed::embedding(&ids, &table));
+    if let Some((on, [table])) = device::operands("embedding", [table])? {
+        let ids = here.to_device(&Device::of(&table, on))?.on_device()?.ok_or(Error::Device { op: "embedding" })?;
+        return device::made(on, composed::embedding(&ids.twin, &table));
     }
     let mut shape = ids.shape().to_vec();
     shape.push(dim);

@@ -40,8 +40,8 @@ fn normalised(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f6
             return Err(shape_error("group_norm", name, format!("[{channels}]"), v.shape()));
         }
     }
-    if let Some([x, weight, bias]) = device::operands("group_norm", [x, weight, bias])? {
-        return device::made(composed::group_norm(&x, &weight, &bias, groups, eps, with_silu));
+    if let Some((on, [x, weight, bias])) = device::operands("group_norm", [x, weight, bias])? {
+        return device::made(on, composed::group_norm(&x, &weight, &bias, groups, eps, with_silu));
     }
     let pixels: usize = x.shape()[2..].iter().product();
     with_real!(x.dtype(), "group_norm", T => {

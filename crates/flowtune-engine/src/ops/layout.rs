@@ -202,8 +202,8 @@ fn permute(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
             x.shape(),
         ));
     }
-    if let Some([x]) = device::operands("permute", [x])? {
-        return device::made(composed::permute(&x, dims));
+    if let Some((on, [x])) = device::operands("permute", [x])? {
+        return device::made(on, composed::permute(&x, dims));
     }
     let strides = row_major(x.shape());
     let shape: Vec<usize> = dims.iter().map(|&dim| x.dim(dim)).collect();
@@ -238,8 +238,8 @@ pub fn unpack_latents(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
 
 /// `[batch, rows, cols]` → `[batch, cols, rows]`.
 fn swap(x: &Tensor, batch: usize, rows: usize, cols: usize) -> Result<Tensor> {
-    if let Some([x]) = device::operands("transpose", [x])? {
-        return device::made(composed::swap(&x, batch, rows, cols));
+    if let Some((on, [x])) = device::operands("transpose", [x])? {
+        return device::made(on, composed::swap(&x, batch, rows, cols));
     }
     with_stored!(x.dtype(), "transpose", T => {
         let xs = x.as_slice::<T>()?;
@@ -272,8 +272,8 @@ fn cut(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
 }
 
 fn cut_one<T: Stored>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
-    if let Some([x]) = device::operands("split_last", [x])? {
-        return device::made(composed::cut(&x, start, size));
+    if let Some((on, [x])) = device::operands("split_last", [x])? {
+        return device::made(on, composed::cut(&x, start, size));
     }
     let width = x.last_dim();
     let xs = x.as_slice::<T>()?;
@@ -298,8 +298,8 @@ fn join(parts: &[Tensor]) -> Result<Tensor> {
             return Err(shape_error("cat_last", "parts", format!("[{lead:?}, ..]"), part.shape()));
         }
     }
-    if let Some(parts) = device::all("cat_last", parts)? {
-        return device::made(composed::join(&parts));
+    if let Some((on, parts)) = device::all("cat_last", parts)? {
+        return device::made(on, composed::join(&parts));
     }
     let width: usize = parts.iter().map(Tensor::last_dim).sum();
     let mut shape = lead.to_vec();

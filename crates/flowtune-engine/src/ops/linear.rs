@@ -6,7 +6,7 @@ use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::Term;
-use crate::device::{self, composed};
+use crate::device::{self, Kernels, composed};
 use crate::dtype::{Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::int8::Side;
@@ -108,6 +108,7 @@ impl Tape {
 
 /// A linear layer whose operands are on a device.
 struct OnDevice {
+    kernels: Kernels,
     /// `[rows, in]`
     x: Twin,
     weight: Twin,
@@ -116,18 +117,20 @@ struct OnDevice {
 
 impl OnDevice {
     fn of(x: &Var, weight: &Var, low_rank: Option<&LowRank>) -> Result<Option<Self>> {
-        let Some([x, weight]) = device::operands(OP, [x.tensor(), weight.tensor()])? else { return Ok(None) };
+        let Some((kernels, [x, weight])) = device::operands(OP, [x.tensor(), weight.tensor()])? else {
+            return Ok(None);
+        };
         let low_rank = match low_rank {
             None => None,
             Some(LowRank { a, b, scale }) => {
-                let Some([a, b]) = device::operands(OP, [a.tensor(), b.tensor()])? else {
+                let Some((_, [a, b])) = device::operands(OP, [a.tensor(), b.tensor()])? else {
                     return Err(Error::Device { op: OP });
                 };
                 Some(composed::LowRank::new(&a, &b, *scale, x.dtype())?)
             }
         };
         let x = x.reshape(((), x.dim(candle_core::D::Minus1)?))?;
-        Ok(Some(Self { x, weight, low_rank }))
+        Ok(Some(Self { kernels, x, weight, low_rank }))
     }
 
     /// Gradients of x, the weight, A and B, those that are needed.
@@ -151,11 +154,12 @@ impl Tape {
     fn on_device(&self, layer: OnDevice, inputs: &[&Var], out: Kind, d: Dims) -> Result<Var> {
         let value = composed::linear(&layer.x, &layer.weight, layer.low_rank.as_ref(), out);
         let x_shape = inputs[0].tensor().shape().to_vec();
-        let value = device::made(value)?.reshape(&d.output_shape(inputs[0].tensor()))?;
+        let on = layer.kernels;
+        let value = device::made(on, value)?.reshape(&d.output_shape(inputs[0].tensor()))?;
         Ok(self.record(inputs, value, |needs| {
             move |g: Tensor| {
-                let Some([g]) = device::operands(OP, [&g])? else { return Err(Error::Device { op: OP }) };
-                let gradients = layer.backward(&g, &needs)?.into_iter().map(device::made_some);
+                let Some((_, [g])) = device::operands(OP, [&g])? else { return Err(Error::Device { op: OP }) };
+                let gradients = layer.backward(&g, &needs)?.into_iter().map(|gradient| device::made_some(on, gradient));
                 let mut gradients = gradients.collect::<Result<Vec<_>>>()?;
                 gradients[0] = gradients[0].take().map(|dx| dx.reshape(&x_shape)).transpose()?;
                 Ok(gradients)
@@ -235,13 +239,13 @@ fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> 
 /// `SHAPE_MISMATCH` when the extents do not fit.
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
-    if let Some([twin, weight]) = device::operands(OP, [x, weight])? {
+    if let Some((on, [twin, weight])) = device::operands(OP, [x, weight])? {
         let y = composed::linear(&twin.reshape((d.rows, d.inputs))?, &weight, None, twin.dtype())?;
         let y = match device::optional(OP, bias)? {
             Some(bias) => y.broadcast_add(&bias),
             None => Ok(y),
         };
-        return device::made(y)?.reshape(&d.output_shape(x));
+        return device::made(on, y)?.reshape(&d.output_shape(x));
     }
     with_real!(x.dtype(), "linear", T => {
         let mut y = forward::<T, T>(x, weight, &[], d)?;

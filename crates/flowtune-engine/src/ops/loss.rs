@@ -18,8 +18,8 @@ pub fn interpolate(latents: &Tensor, noise: &Tensor, sigma: &Tensor) -> Result<T
     if sigma.shape() != [latents.dim(0)] {
         return Err(shape_error("interpolate", "sigma", format!("[{}]", latents.dim(0)), sigma.shape()));
     }
-    if let Some([latents, noise, sigma]) = device::operands("interpolate", [latents, noise, sigma])? {
-        return device::made(composed::interpolate(&latents, &noise, &sigma));
+    if let Some((on, [latents, noise, sigma])) = device::operands("interpolate", [latents, noise, sigma])? {
+        return device::made(on, composed::interpolate(&latents, &noise, &sigma));
     }
     with_real!(latents.dtype(), "interpolate", T => {
         let (x, e, s) = (latents.as_slice::<T>()?, noise.as_slice::<T>()?, sigma.as_slice::<T>()?);
@@ -118,7 +118,7 @@ fn means<T: Real>(sums: &[f64], weight: &Tensor, mask: Option<&Tensor>, elements
 
 /// Σ of each sample's elements, those of the mask.
 fn sums<T: Real>(elements: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
-    if let Some([elements]) = device::operands("weighted_mean", [elements])? {
+    if let Some((_, [elements])) = device::operands("weighted_mean", [elements])? {
         return Ok(composed::weighted_sum(&elements, device::optional("weighted_mean", mask)?.as_ref())?);
     }
     let (e, m) = (elements.as_slice::<T>()?, mask.map(Tensor::as_slice::<T>).transpose()?);
@@ -135,7 +135,7 @@ fn sums<T: Real>(elements: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
 
 /// Σ of each sample's squared errors, those of the mask.
 fn squares<T: Real>(prediction: &Tensor, target: &Tensor, mask: Option<&Tensor>) -> Result<Vec<f64>> {
-    if let Some([prediction, target]) = device::operands("weighted_mse", [prediction, target])? {
+    if let Some((_, [prediction, target])) = device::operands("weighted_mse", [prediction, target])? {
         let mask = device::optional("weighted_mse", mask)?;
         return Ok(composed::weighted_squares(&prediction, &target, mask.as_ref())?);
     }
@@ -169,8 +169,8 @@ fn check(op: &'static str, shape: &[usize], weight: &Tensor, mask: Option<&Tenso
 fn counted<T: Real>(mask: Option<&Tensor>, elements: usize) -> Result<f64> {
     let counted = match mask {
         None => elements as f64,
-        Some(mask) => match mask.twin()? {
-            Some(mask) => composed::weighted_sum(&mask, None)?.iter().sum(),
+        Some(mask) => match mask.on_device()? {
+            Some(mask) => composed::weighted_sum(&mask.twin, None)?.iter().sum(),
             None => mask.as_slice::<T>()?.iter().map(|&m| to_f64(m)).sum(),
         },
     };
@@ -186,9 +186,9 @@ fn to_f64<T: Real>(x: T) -> f64 {
 
 /// factor·weight at every element, masked.
 fn mean_gradient<T: Real>(elements: &Tensor, weight: &Tensor, mask: Option<&Tensor>, factor: f64) -> Result<Tensor> {
-    if let Some([elements, weight]) = device::operands("weighted_mean", [elements, weight])? {
+    if let Some((on, [elements, weight])) = device::operands("weighted_mean", [elements, weight])? {
         let mask = device::optional("weighted_mean", mask)?;
-        return device::made(composed::weighted_sum_gradient(&elements, &weight, mask.as_ref(), factor));
+        return device::made(on, composed::weighted_sum_gradient(&elements, &weight, mask.as_ref(), factor));
     }
     let (w, m) = (weight.as_slice::<T>()?, mask.map(Tensor::as_slice::<T>).transpose()?);
     let row = elements.len() / w.len().max(1);
@@ -214,10 +214,10 @@ fn mse_gradient<T: Real>(
     mask: Option<&Tensor>,
     factor: f64,
 ) -> Result<Tensor> {
-    if let Some([prediction, target, weight]) = device::operands("weighted_mse", [prediction, target, weight])? {
+    if let Some((on, [prediction, target, weight])) = device::operands("weighted_mse", [prediction, target, weight])? {
         let mask = device::optional("weighted_mse", mask)?;
         let gradient = composed::weighted_squares_gradient(&prediction, &target, &weight, mask.as_ref(), factor);
-        return device::made(gradient);
+        return device::made(on, gradient);
     }
     let (p, t, w) = (prediction.as_slice::<T>()?, target.as_slice::<T>()?, weight.as_slice::<T>()?);
     let m = mask.map(Tensor::as_slice::<T>).transpose()?;

@@ -61,8 +61,8 @@ impl Dims {
 }
 
 fn forward<T: Real + Multiply>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Tensor> {
-    if let Some([a, b]) = device::operands("matmul", [a, b])? {
-        return device::made(composed::matmul(&a, &b, [d.batch, d.m, d.k, d.n]));
+    if let Some((on, [a, b])) = device::operands("matmul", [a, b])? {
+        return device::made(on, composed::matmul(&a, &b, [d.batch, d.m, d.k, d.n]));
     }
     let (a, b) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
     Ok(each::<T>(d.batch, d.m * d.n, |i, out| {
@@ -73,8 +73,8 @@ fn forward<T: Real + Multiply>(a: &Tensor, b: &Tensor, d: Dims) -> Result<Tensor
 
 /// g·yᵀ.
 fn left_gradient<T: Real + Multiply>(g: &Tensor, b: &Tensor, d: Dims) -> Result<Tensor> {
-    if let Some([g, b]) = device::operands("matmul", [g, b])? {
-        return device::made(composed::left_gradient(&g, &b, [d.batch, d.m, d.k, d.n]));
+    if let Some((on, [g, b])) = device::operands("matmul", [g, b])? {
+        return device::made(on, composed::left_gradient(&g, &b, [d.batch, d.m, d.k, d.n]));
     }
     let (g, b) = (g.as_slice::<T>()?, b.as_slice::<T>()?);
     Ok(each::<T>(d.batch, d.m * d.k, |i, out| {
@@ -85,8 +85,8 @@ fn left_gradient<T: Real + Multiply>(g: &Tensor, b: &Tensor, d: Dims) -> Result<
 
 /// xᵀ·g.
 fn right_gradient<T: Real + Multiply>(g: &Tensor, a: &Tensor, d: Dims) -> Result<Tensor> {
-    if let Some([g, a]) = device::operands("matmul", [g, a])? {
-        return device::made(composed::right_gradient(&g, &a, [d.batch, d.m, d.k, d.n]));
+    if let Some((on, [g, a])) = device::operands("matmul", [g, a])? {
+        return device::made(on, composed::right_gradient(&g, &a, [d.batch, d.m, d.k, d.n]));
     }
     let (g, a) = (g.as_slice::<T>()?, a.as_slice::<T>()?);
     Ok(each::<T>(d.batch, d.k * d.n, |i, out| {

@@ -59,8 +59,8 @@ fn moments<T: Stored>(x: &[T], eps: T::Compute) -> (T::Compute, T::Compute) {
 }
 
 fn modulate<T: Stored>(x: &Tensor, scale: &Tensor, shift: &Tensor, tokens: usize, eps: T::Compute) -> Result<Tensor> {
-    if let Some([x, scale, shift]) = device::operands("layer_norm_modulate", [x, scale, shift])? {
-        return device::made(composed::layer_norm_modulate(&x, &scale, &shift, WithDType::to_f64(eps), T::DTYPE));
+    if let Some((on, [x, scale, shift])) = device::operands("layer_norm_modulate", [x, scale, shift])? {
+        return device::layer_norm_modulate(on, [&x, &scale, &shift], WithDType::to_f64(eps), T::DTYPE);
     }
     let dim = x.last_dim();
     let xs = x.as_slice::<T::Compute>()?;
@@ -92,9 +92,8 @@ fn modulate_backward<T: Stored>(
     eps: T::Compute,
     needs: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
-    if let Some([x, scale, g]) = device::operands("layer_norm_modulate", [x, scale, g])? {
-        let gradients = composed::layer_norm_modulate_backward(&x, &scale, &g, WithDType::to_f64(eps), needs)?;
-        return gradients.into_iter().map(device::made_some).collect();
+    if let Some((on, [x, scale, g])) = device::operands("layer_norm_modulate", [x, scale, g])? {
+        return device::layer_norm_modulate_backward(on, [&x, &scale, &g], WithDType::to_f64(eps), needs);
     }
     let dim = x.last_dim();
     let (xs, gs, scale) = (x.as_slice::<T::Compute>()?, g.as_slice::<T>()?, scale.as_slice::<T::Compute>()?);
@@ -154,8 +153,8 @@ fn rms<T: Stored>(x: &Tensor, weight: &Tensor, eps: T::Compute) -> Result<Tensor
     if weight.shape() != [dim] {
         return Err(shape_error("rms_norm", "weight", format!("[{dim}]"), weight.shape()));
     }
-    if let Some([x, weight]) = device::operands("rms_norm", [x, weight])? {
-        return device::made(composed::rms_norm(&x, &weight, WithDType::to_f64(eps)));
+    if let Some((on, [x, weight])) = device::operands("rms_norm", [x, weight])? {
+        return device::made(on, composed::rms_norm(&x, &weight, WithDType::to_f64(eps)));
     }
     let (xs, weight) = (x.as_slice::<T>()?, weight.to_dtype(<T::Compute as Element>::KIND)?);
     let w = weight.as_slice::<T::Compute>()?;

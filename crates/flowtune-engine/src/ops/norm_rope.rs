@@ -50,9 +50,10 @@ struct Heads {
 
 impl Heads {
     fn forward<T: Stored>(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        if let Some([x, weight, cos, sin]) = device::operands(OP, [x, weight, &self.table.cos, &self.table.sin])? {
+        if let Some((on, [x, weight, cos, sin])) = device::operands(OP, [x, weight, &self.table.cos, &self.table.sin])?
+        {
             let rope = composed::Rope { cos, sin };
-            return device::made(composed::rms_norm_rope(&x, &weight, &rope, self.eps));
+            return device::rms_norm_rope(on, &x, &weight, &rope, self.eps);
         }
         let (xs, w) = (x.as_slice::<T>()?, weight.as_slice::<T::Compute>()?);
         let (dim, row) = (w.len(), x.dim(2) * w.len());
@@ -80,9 +81,9 @@ impl Heads {
     /// With u = g rotated back, times the weight, and r = 1/rms: r·(u − x·r²·mean(u·x)).
     fn input_gradient<T: Stored>(&self, x: &Tensor, weight: &Tensor, g: &Tensor) -> Result<Tensor> {
         let table = &self.table;
-        if let Some([x, weight, g, cos, sin]) = device::operands(OP, [x, weight, g, &table.cos, &table.sin])? {
+        if let Some((on, [x, weight, g, cos, sin])) = device::operands(OP, [x, weight, g, &table.cos, &table.sin])? {
             let rope = composed::Rope { cos, sin };
-            return device::made(composed::rms_norm_rope_input_gradient(&x, &weight, &rope, &g, self.eps));
+            return device::rms_norm_rope_input_gradient(on, [&x, &weight, &g], &rope, self.eps);
         }
         let (xs, w, gs) = (x.as_slice::<T>()?, weight.as_slice::<T::Compute>()?, g.as_slice::<T>()?);
         let (dim, row) = (w.len(), x.dim(2) * w.len());
@@ -113,9 +114,9 @@ impl Heads {
 
     /// Σ over tokens and heads of x·r times g rotated back.
     fn weight_gradient<T: Stored>(&self, x: &Tensor, g: &Tensor) -> Result<Tensor> {
-        if let Some([x, g, cos, sin]) = device::operands(OP, [x, g, &self.table.cos, &self.table.sin])? {
+        if let Some((on, [x, g, cos, sin])) = device::operands(OP, [x, g, &self.table.cos, &self.table.sin])? {
             let rope = composed::Rope { cos, sin };
-            return device::made(composed::rms_norm_rope_weight_gradient(&x, &rope, &g, self.eps));
+            return device::rms_norm_rope_weight_gradient(on, &x, &rope, &g, self.eps);
         }
         let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);
         let (dim, row) = (x.last_dim(), x.dim(2) * x.last_dim());

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::simd::vectorised;
-use crate::device::{self, composed};
+use crate::device;
 use crate::error::{Result, shape_error};
 use crate::tensor::Tensor;
 
@@ -43,26 +43,13 @@ pub fn adamw_step(
             return Err(shape_error("adamw_step", name, format!("{:?}", weight.shape()), t));
         }
     }
+    if let Some((on, [w, g, m, v])) = device::operands("adamw_step", [&*weight, gradient, &*first, &*second])? {
+        [*weight, *first, *second] = device::adamw(on, [&w, &m, &v], &g, o, step)?;
+        return Ok(());
+    }
     let exponent = i32::try_from(step).unwrap_or(i32::MAX);
     let step_size = (o.lr / (1.0 - o.beta1.powi(exponent))) as f32;
     let inverse_root = (1.0 / (1.0 - o.beta2.powi(exponent)).sqrt()) as f32;
-    if let Some(twins) = device::operands("adamw_step", [&*weight, gradient, &*first, &*second])? {
-        let [w, g, m, v] = twins;
-        let step = composed::Step {
-            step_size: step_size.into(),
-            inverse_root: inverse_root.into(),
-            decay: 1.0 - o.lr * o.weight_decay,
-            eps: o.eps,
-            one_minus_beta1: 1.0 - o.beta1,
-            beta2: o.beta2,
-            one_minus_beta2: 1.0 - o.beta2,
-        };
-        let moved = composed::adamw(&composed::Moments { weight: w, first: m, second: v }, &g, &step)?;
-        *weight = device::made(Ok(moved.weight))?;
-        *first = device::made(Ok(moved.first))?;
-        *second = device::made(Ok(moved.second))?;
-        return Ok(());
-    }
     let (decay, eps) = ((1.0 - o.lr * o.weight_decay) as f32, o.eps as f32);
     let (b1, b2) = ((1.0 - o.beta1) as f32, o.beta2 as f32);
     let c2 = (1.0 - o.beta2) as f32;
@@ -92,8 +79,8 @@ pub fn adamw_step(
 /// # Errors
 /// When x is not `f32`.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if let Some([x]) = device::operands("sum_of_squares", [x])? {
-        return Ok(composed::sum_of_squares(&x)?);
+    if let Some((on, [x])) = device::operands("sum_of_squares", [x])? {
+        return device::sum_of_squares(on, &x);
     }
     let pieces: Vec<f64> = x
         .as_slice::<f32>()?
@@ -127,8 +114,8 @@ fn squares(x: &[f32]) -> f64 {
 /// # Errors
 /// When x is not `f32`.
 pub fn scale_in_place(x: &mut Tensor, factor: f32) -> Result<()> {
-    if let Some([twin]) = device::operands("scale_in_place", [&*x])? {
-        *x = device::made(twin * f64::from(factor))?;
+    if let Some((on, [twin])) = device::operands("scale_in_place", [&*x])? {
+        *x = device::made(on, twin * f64::from(factor))?;
         return Ok(());
     }
     x.as_mut_slice::<f32>()?.par_chunks_mut(CHUNK).for_each(|c| c.iter_mut().for_each(|x| *x *= factor));

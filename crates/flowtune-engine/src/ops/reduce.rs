@@ -45,8 +45,8 @@ pub(crate) fn sum_to(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     if x.len() == shape.iter().product::<usize>() {
         return x.reshape(shape);
     }
-    if let Some([x]) = device::operands("sum", [x])? {
-        return device::made(composed::sum_to(&x, shape));
+    if let Some((on, [x])) = device::operands("sum", [x])? {
+        return device::made(on, composed::sum_to(&x, shape));
     }
     with_real!(x.dtype(), "sum", T => {
         let walk = Walk::new(x.shape(), [row_major(x.shape()), repeated(shape, x.shape())]);

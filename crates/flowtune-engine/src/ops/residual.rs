@@ -1,7 +1,7 @@
 //! The gated residual connection.
 
 use crate::cpu::parallel;
-use crate::device::{self, composed};
+use crate::device;
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -40,8 +40,8 @@ impl Tape {
 }
 
 fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> Result<Tensor> {
-    if let Some([x, gate, y]) = device::operands("gated_residual", [x, gate, y])? {
-        return device::made(composed::gated_residual(&x, &gate, &y));
+    if let Some((on, [x, gate, y])) = device::operands("gated_residual", [x, gate, y])? {
+        return device::gated_residual(on, &x, &gate, &y);
     }
     let dim = x.last_dim();
     let (xs, ys, gate) = (x.as_slice::<T::Compute>()?, y.as_slice::<T>()?, gate.as_slice::<T::Compute>()?);
@@ -62,8 +62,8 @@ fn forward<T: Stored>(x: &Tensor, gate: &Tensor, y: &Tensor, tokens: usize) -> R
 
 /// gate·g, the gradient of y.
 fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> {
-    if let Some([g, gate]) = device::operands("gated_residual", [g, gate])? {
-        return device::made(composed::gated(&g, &gate, T::DTYPE));
+    if let Some((on, [g, gate])) = device::operands("gated_residual", [g, gate])? {
+        return device::gated(on, &g, &gate, T::DTYPE);
     }
     let dim = g.last_dim();
     let (gs, gate) = (g.as_slice::<T::Compute>()?, gate.as_slice::<T::Compute>()?);
@@ -83,8 +83,8 @@ fn gated<T: Stored>(g: &Tensor, gate: &Tensor, tokens: usize) -> Result<Tensor> 
 
 /// Σ_tokens g·y, `[batch, dim]`.
 fn gate_gradient<T: Stored>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
-    if let Some([y, g]) = device::operands("gated_residual", [y, g])? {
-        return device::made(composed::gate_gradient(&y, &g));
+    if let Some((on, [y, g])) = device::operands("gated_residual", [y, g])? {
+        return device::gate_gradient(on, &y, &g);
     }
     let (batch, tokens, dim) = (g.dim(0), g.dim(1), g.dim(2));
     let (ys, gs) = (y.as_slice::<T>()?, g.as_slice::<T::Compute>()?);

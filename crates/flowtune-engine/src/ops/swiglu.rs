@@ -2,7 +2,7 @@
 
 use super::elementwise::{sigmoid, silu_gradient};
 use crate::cpu::parallel;
-use crate::device::{self, composed};
+use crate::device;
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -28,8 +28,8 @@ impl Tape {
 }
 
 fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
-    if let Some([x]) = device::operands("swiglu", [x])? {
-        return device::made(composed::swiglu(&x));
+    if let Some((on, [x])) = device::operands("swiglu", [x])? {
+        return device::swiglu(on, &x);
     }
     let dim = x.last_dim() / 2;
     let xs = x.as_slice::<T>()?;
@@ -52,8 +52,8 @@ fn forward<T: Stored>(x: &Tensor) -> Result<Tensor> {
 }
 
 fn backward<T: Stored>(x: &Tensor, g: &Tensor) -> Result<Tensor> {
-    if let Some([x, g]) = device::operands("swiglu", [x, g])? {
-        return device::made(composed::swiglu_backward(&x, &g));
+    if let Some((on, [x, g])) = device::operands("swiglu", [x, g])? {
+        return device::swiglu_backward(on, &x, &g);
     }
     let dim = x.last_dim() / 2;
     let (xs, gs) = (x.as_slice::<T>()?, g.as_slice::<T>()?);

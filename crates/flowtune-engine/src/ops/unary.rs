@@ -184,12 +184,12 @@ impl Tape {
         f: impl FnOnce(&Twin) -> Composed<Twin>,
         backward: impl FnOnce(&Twin, &Twin) -> Composed<Twin> + Send + 'static,
     ) -> Result<Option<Var>> {
-        let Some([twin]) = device::operands("a function", [x.tensor()])? else { return Ok(None) };
-        let value = device::made(f(&twin))?;
+        let Some((on, [twin])) = device::operands("a function", [x.tensor()])? else { return Ok(None) };
+        let value = device::made(on, f(&twin))?;
         Ok(Some(self.record(&[x], value, |_| {
             move |g: Tensor| {
-                let Some([g]) = device::operands("a function", [&g])? else { unreachable!("where the value is") };
-                Ok(vec![Some(device::made(backward(&twin, &g))?)])
+                let Some((_, [g])) = device::operands("a function", [&g])? else { unreachable!("where the value is") };
+                Ok(vec![Some(device::made(on, backward(&twin, &g))?)])
             }
         })))
     }
@@ -224,8 +224,8 @@ fn sigmoid(x: &Twin) -> Composed<Twin> {
 }
 
 fn divided(x: &Tensor, c: f64) -> Result<Tensor> {
-    if let Some([x]) = device::operands("div_scalar", [x])? {
-        return device::made(x / c);
+    if let Some((on, [x])) = device::operands("div_scalar", [x])? {
+        return device::made(on, x / c);
     }
     with_real!(x.dtype(), "div_scalar", T => {
         let c = T::of(c);

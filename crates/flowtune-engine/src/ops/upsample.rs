@@ -14,8 +14,8 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let &[batch, channels, height, width] = x.shape() else {
         return Err(shape_error("upsample", "x", "[batch, channels, height, width]", x.shape()));
     };
-    if let Some([x]) = device::operands("upsample", [x])? {
-        return device::made(composed::upsample_nearest_2x(&x));
+    if let Some((on, [x])) = device::operands("upsample", [x])? {
+        return device::made(on, composed::upsample_nearest_2x(&x));
     }
     with_real!(x.dtype(), "upsample", T => {
         let data = double::<T>(x.as_slice::<T>()?, batch * channels * height, width);

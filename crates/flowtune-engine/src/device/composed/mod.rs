@@ -22,7 +22,7 @@ pub(crate) use loss::{interpolate, weighted_squares, weighted_squares_gradient, 
 pub(crate) use matmul::{left_gradient, matmul, right_gradient};
 pub(crate) use norm::{layer_norm_modulate, layer_norm_modulate_backward, rms_norm};
 pub(crate) use norm_rope::{Rope, rms_norm_rope, rms_norm_rope_input_gradient, rms_norm_rope_weight_gradient};
-pub(crate) use optimizer::{Moments, Step, adamw, sum_of_squares};
+pub(crate) use optimizer::{adamw, sum_of_squares};
 pub(crate) use pairs::{silu, silu_backward, swiglu, swiglu_backward};
 pub(crate) use residual::{gate_gradient, gated, gated_residual};
 

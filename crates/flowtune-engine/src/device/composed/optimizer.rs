@@ -2,31 +2,22 @@
 
 use candle_core::{DType, Result, Tensor};
 
-/// A weight with the moments of its gradient.
-pub(crate) struct Moments {
-    pub(crate) weight: Tensor,
-    pub(crate) first: Tensor,
-    pub(crate) second: Tensor,
-}
+use crate::ops::optimizer::AdamW;
 
-/// The numbers of one step, as [`crate::ops::optimizer::adamw_step`] derives them.
-pub(crate) struct Step {
-    pub(crate) step_size: f64,
-    pub(crate) inverse_root: f64,
-    pub(crate) decay: f64,
-    pub(crate) eps: f64,
-    pub(crate) one_minus_beta1: f64,
-    pub(crate) beta2: f64,
-    pub(crate) one_minus_beta2: f64,
-}
-
-/// One step of AdamW.
-pub(crate) fn adamw(m: &Moments, gradient: &Tensor, s: &Step) -> Result<Moments> {
-    let first = (&m.first + ((gradient - &m.first)? * s.one_minus_beta1)?)?;
-    let second = ((&m.second * s.beta2)? + (gradient.sqr()? * s.one_minus_beta2)?)?;
-    let scale = ((second.sqrt()? * s.inverse_root)? + s.eps)?;
-    let weight = ((&m.weight * s.decay)? - ((&first * s.step_size)? / scale)?)?;
-    Ok(Moments { weight, first, second })
+/// Weight and moments after step `step` of AdamW, as [`crate::ops::optimizer::adamw_step`].
+pub(crate) fn adamw(
+    [weight, first, second]: [&Tensor; 3],
+    gradient: &Tensor,
+    o: AdamW,
+    step: u64,
+) -> Result<[Tensor; 3]> {
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let first = (first + ((gradient - first)? * (1.0 - o.beta1))?)?;
+    let second = ((second * o.beta2)? + (gradient.sqr()? * (1.0 - o.beta2))?)?;
+    let root = ((second.sqrt()? / (1.0 - o.beta2.powi(exponent)).sqrt())? + o.eps)?;
+    let change = ((&first * (o.lr / (1.0 - o.beta1.powi(exponent))))? / root)?;
+    let weight = ((weight * (1.0 - o.lr * o.weight_decay))? - change)?;
+    Ok([weight, first, second])
 }
 
 /// Σ x², added up in f64.
