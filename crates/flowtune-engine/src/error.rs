@@ -43,7 +43,7 @@ pub enum Error {
         reason: String,
     },
     /// There is no device to compute on.
-    #[error("there is no NVIDIA card that can be used ({reason}); `flowtune doctor` says what is missing")]
+    #[error("the device cannot be used: {reason}; `flowtune doctor` says what is missing")]
     NoDevice {
         /// What the driver says.
         reason: String,

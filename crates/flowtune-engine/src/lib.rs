@@ -32,7 +32,7 @@ mod tensor;
 
 pub use cpu::instructions::{Instructions, instructions};
 pub use cpu::parallel::{num_threads, on_this_thread, set_num_threads};
-pub use device::Device;
+pub use device::{Card, Device};
 pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};
 pub use graph::Value;

@@ -37,7 +37,7 @@ pub fn version() -> &'static str {
 /// JSON about the device that this build computes on.
 #[napi]
 pub fn device() -> Result<String> {
-    guarded(|| error::to_json(&flowtune_train::device()))
+    guarded(|| error::to_json(&flowtune_train::device()?))
 }
 
 /// JSON about how a hub would be used.

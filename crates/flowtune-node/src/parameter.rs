@@ -71,7 +71,7 @@ impl Parameter {
                 let message = format!("{}: expected {now:?}, got {value:?}", self.inner.name());
                 return Err(Failure::new("SHAPE_MISMATCH", message));
             }
-            self.inner.set(value);
+            self.inner.set(value.to_device(&now.device())?);
             Ok(())
         })
     }

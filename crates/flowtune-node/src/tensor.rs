@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use flowtune_engine::{DType, Tensor as EngineTensor, Value, on_this_thread};
+use flowtune_engine::{DType, Device, Tensor as EngineTensor, Value, on_this_thread};
 use flowtune_flow::random::{Purpose, normal_batch};
 use napi::bindgen_prelude::{
     BigInt64Array, Float32Array, Float64Array, FromNapiValue, ObjectFinalize, TypeName, ValidateNapiValue,
@@ -182,7 +182,11 @@ impl Tensor {
     /// A copy of the data in float64.
     #[napi]
     pub fn to_float64_array(&self) -> Result<Float64Array> {
-        guarded(|| on_this_thread(|| Ok(self.get()?.to_dtype(DType::F64)?.as_slice::<f64>()?.to_vec().into())))
+        guarded(|| {
+            on_this_thread(|| {
+                Ok(self.get()?.to_device(&Device::cpu())?.to_dtype(DType::F64)?.as_slice::<f64>()?.to_vec().into())
+            })
+        })
     }
 
     /// A copy of an int64 tensor's data.
@@ -194,7 +198,7 @@ impl Tensor {
                 let message = format!("only an int64 tensor has integers, and this one is {}", tensor.dtype().name());
                 return Err(Failure::new("SHAPE_MISMATCH", message));
             }
-            Ok(tensor.as_slice::<i64>()?.to_vec().into())
+            Ok(tensor.to_device(&Device::cpu())?.as_slice::<i64>()?.to_vec().into())
         })
     }
 

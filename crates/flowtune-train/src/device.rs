@@ -21,6 +21,15 @@ pub enum Device {
         /// Bytes that a run can take, within the limit of a container.
         available_memory: Option<u64>,
     },
+    /// An NVIDIA card.
+    Cuda {
+        /// What its maker calls it.
+        name: String,
+        /// Its generation, e.g. `9.0`.
+        compute_capability: String,
+        /// Bytes that are free on it.
+        available_memory: Option<u64>,
+    },
 }
 
 /// [`flowtune_engine::Instructions`] as JSON.
@@ -35,13 +44,20 @@ pub struct Instructions {
 }
 
 /// The device of this build, which is ready to compute when it is named here.
-pub fn device() -> Device {
+///
+/// # Errors
+/// `DEVICE_UNAVAILABLE` when a build for CUDA finds no card.
+pub fn device() -> Result<Device> {
+    if let Some(card) = flowtune_engine::Device::preferred()?.card()? {
+        let flowtune_engine::Card { name, compute_capability, available_memory } = card;
+        return Ok(Device::Cuda { name, compute_capability, available_memory: Some(available_memory) });
+    }
     let flowtune_engine::Instructions { float32, bfloat16, int8 } = flowtune_engine::instructions();
-    Device::Cpu {
+    Ok(Device::Cpu {
         threads: flowtune_engine::num_threads(),
         instructions: Instructions { float32, bfloat16, int8 },
         available_memory: available_memory(),
-    }
+    })
 }
 
 /// How a hub would be used, without what is secret.
@@ -73,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_device_is_told_under_its_kind() {
-        let json = serde_json::to_value(device()).unwrap();
+        let json = serde_json::to_value(device().unwrap()).unwrap();
         assert_eq!(json["kind"], "cpu");
         assert!(json["threads"].as_u64().unwrap() >= 1);
         assert!(json["instructions"]["bfloat16"].is_string());

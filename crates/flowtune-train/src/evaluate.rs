@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use flowtune_data::Loader;
-use flowtune_engine::{Tape, Tensor};
+use flowtune_engine::{Device, Tape, Tensor};
 use flowtune_flow::random::{Purpose, normal_batch};
 use flowtune_flow::weighting::LossWeighting;
 use flowtune_flow::{FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
@@ -67,7 +67,9 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     let model = match (&run_dir, recipe.mode) {
         (Some(dir), Mode::Full) => {
             let weights = flowtune_models::Weights::open(dir.join("transformer"))?;
-            Flux2Transformer::load(session.folder.transformer_config()?, &weights, recipe.precision())?
+            let model = Flux2Transformer::load(session.folder.transformer_config()?, &weights, recipe.precision())?;
+            model.to_device(&Device::preferred()?)?;
+            model
         }
         _ => session.folder.transformer(recipe.precision())?,
     };

@@ -77,7 +77,7 @@ impl Trainable {
             let tensor = tensors.remove(param.name());
             let fits = tensor.filter(|t| t.shape() == param.value().shape() && t.dtype() == DType::F32);
             let wrong = || Error::layout(&file, format!("{} is missing or of another shape", param.name()));
-            param.set(fits.ok_or_else(wrong)?);
+            param.set(fits.ok_or_else(wrong)?.to_device(&param.value().device())?);
         }
         Ok(())
     }

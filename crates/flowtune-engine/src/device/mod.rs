@@ -4,11 +4,13 @@
 //! of [`composed`] does the rest, made of candle's own operations, which run wherever candle does. [`Device::composed`] is
 //! such a device in host memory: what an accelerator runs is tested there, in f64 too, by the tests of the CPU.
 
+mod card;
 pub(crate) mod composed;
 #[cfg(any(feature = "emulate", feature = "cuda"))]
 mod fused;
 mod operations;
 
+pub use card::Card;
 pub(crate) use operations::*;
 
 use std::fmt;
@@ -62,6 +64,28 @@ impl Device {
         Ok(Self(Some((place, Kernels::Cuda))))
     }
 
+    /// What this build is for: the first NVIDIA card with feature `cuda`, else the CPU. `FLOWTUNE_COMPUTE` names another,
+    /// for tests: `cpu`, `composed` or, with feature `emulate`, `emulated`.
+    ///
+    /// # Errors
+    /// `DEVICE_UNAVAILABLE` when it is not there.
+    pub fn preferred() -> Result<Self> {
+        match std::env::var("FLOWTUNE_COMPUTE").as_deref() {
+            Ok("cpu") => Ok(Self::cpu()),
+            Ok("composed") => Ok(Self::composed()),
+            #[cfg(feature = "emulate")]
+            Ok("emulated") => Ok(Self::emulated()),
+            Ok(other) if !other.is_empty() => {
+                let reason = format!("FLOWTUNE_COMPUTE is `{other}`, which this build does not have");
+                Err(Error::NoDevice { reason })
+            }
+            #[cfg(feature = "cuda")]
+            _ => Self::cuda(0),
+            #[cfg(not(feature = "cuda"))]
+            _ => Ok(Self::cpu()),
+        }
+    }
+
     /// Of a tensor that candle has.
     pub(crate) fn of(twin: &Twin, kernels: Kernels) -> Self {
         Self(Some((twin.device().clone(), kernels)))
@@ -82,7 +106,8 @@ impl fmt::Debug for Device {
         match &self.0 {
             None => write!(f, "cpu"),
             Some((Place::Cpu, Kernels::None)) => write!(f, "composed"),
-            Some((Place::Cpu, _)) => write!(f, "emulated"),
+            #[cfg(feature = "emulate")]
+            Some((Place::Cpu, Kernels::Emulated)) => write!(f, "emulated"),
             Some((other, _)) => write!(f, "{:?}", other.location()),
         }
     }
