@@ -17,6 +17,8 @@ export const ALLOWED = new Set([
   'ISC',
   'MIT',
   'MIT-0',
+  // Of files that are linked as they are; the document says where their source is.
+  'MPL-2.0',
   'Unicode-3.0',
   'Unlicense',
   'Zlib',
