@@ -11,11 +11,15 @@ import { requireTools } from './lib/tools.mjs'
 const quick = process.argv.slice(2).includes('--quick')
 const started = Date.now()
 
-/** The kernels as C++ on the CPU, against the operations. The packages are those of `npm test`, whose dependencies are reused. */
+/**
+ * The kernels as C++ on the CPU: against the operations, and as a device that trains the reference cases. The packages are
+ * those of `npm test`, whose dependencies are reused.
+ */
 function emulate() {
   say('running the kernels on the CPU')
-  const packages = ['--workspace', '--exclude', 'flowtune-node', '--features', 'flowtune-engine/emulate']
-  return run('cargo', ['test', '--release', '--target', hostTarget(), ...packages, '--test', 'kernels']) === 0
+  const packages = ['--workspace', '--exclude', 'flowtune-node', '--features', 'flowtune-train/emulate']
+  const tests = ['kernels', 'devices', 'parity'].flatMap((name) => ['--test', name])
+  return run('cargo', ['test', '--release', '--target', hostTarget(), ...packages, ...tests]) === 0
 }
 
 requireTools()

@@ -22,7 +22,7 @@ fn every_case_is_within_its_bounds() {
             paths: vec![fixtures("cases")],
             dtype: ComputeDtype::Float32,
             quantization: Quantization::None,
-            device: DeviceKind::Cpu,
+            device: DeviceKind::Preferred,
         },
         &Control::default(),
     )
@@ -47,18 +47,25 @@ fn training_cases(dtype: ComputeDtype, quantization: Quantization, device: Devic
 
 #[test]
 fn gradients_in_bfloat16_point_where_the_references_do() {
-    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Cpu);
+    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Preferred);
 }
 
 #[test]
 fn gradients_over_an_int8_base_point_where_the_references_do() {
-    training_cases(ComputeDtype::Bfloat16, Quantization::Int8, DeviceKind::Cpu);
+    training_cases(ComputeDtype::Bfloat16, Quantization::Int8, DeviceKind::Preferred);
 }
 
 #[test]
 fn training_composed_of_candles_operations_is_within_its_bounds() {
     training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Composed);
     training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Composed);
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn training_by_emulated_kernels_is_within_its_bounds() {
+    training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Emulated);
+    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Emulated);
 }
 
 /// Everything of a model folder, and the number of tensors that were compared.
@@ -68,7 +75,7 @@ fn whole_pipeline(name: &str) -> usize {
             paths: vec![fixtures(name)],
             dtype: ComputeDtype::Float32,
             quantization: Quantization::None,
-            device: DeviceKind::Cpu,
+            device: DeviceKind::Preferred,
         },
         &Control::default(),
     )

@@ -175,6 +175,3 @@ pub(crate) fn made(kernels: Kernels, result: Composed<Twin>) -> Result<Tensor> {
 pub(crate) fn made_some(kernels: Kernels, result: Option<Twin>) -> Result<Option<Tensor>> {
     result.map(|twin| made(kernels, Ok(twin))).transpose()
 }
-
-#[cfg(test)]
-mod tests;

@@ -76,19 +76,24 @@ pub struct VerifyOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
-    /// The CPU's own kernels.
+    /// What this build is for.
     #[default]
-    Cpu,
+    Preferred,
     /// candle's operations in host memory: what accelerators run, slowly.
     Composed,
+    /// The same with the kernels for CUDA, emulated.
+    #[cfg(feature = "emulate")]
+    Emulated,
 }
 
 impl DeviceKind {
-    fn device(self) -> Device {
-        match self {
-            Self::Cpu => Device::cpu(),
+    fn device(self) -> Result<Device> {
+        Ok(match self {
+            Self::Preferred => Device::preferred()?,
             Self::Composed => Device::composed(),
-        }
+            #[cfg(feature = "emulate")]
+            Self::Emulated => Device::emulated(),
+        })
     }
 }
 
@@ -120,14 +125,14 @@ pub struct VerifyReport {
 /// (`expect.json`), or a folder of those.
 ///
 /// # Errors
-/// `DATA_UNREADABLE` when a folder holds no case. A case that fails is in the report, not an error.
+/// `DATA_UNREADABLE` when a folder holds no case; `DEVICE_UNAVAILABLE`. A case that fails is in the report, not an error.
 pub fn verify(options: VerifyOptions, control: &Control) -> Result<VerifyReport> {
     let mut folders = Vec::new();
     for path in &options.paths {
         folders.extend(find(path)?);
     }
     let precision = Precision { dtype: options.dtype, quantization: options.quantization, trainable: false };
-    let setup = Setup { precision, device: options.device.device() };
+    let setup = Setup { precision, device: options.device.device()? };
     let mut cases = Vec::new();
     for (i, folder) in folders.iter().enumerate() {
         if control.is_cancelled() {

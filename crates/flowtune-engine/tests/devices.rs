@@ -1,12 +1,15 @@
-//! What has no gradient, and what is computed in bfloat16, composed against the CPU's kernels.
+//! One suite for every device: what has no gradient, and what is computed in bfloat16, against the CPU's kernels. Devices that
+//! this build or machine does not have are named aloud. (What has a gradient is checked in float64 where the operations are.)
 
 use half::bf16;
 
-use crate::ops::conv::{Padding, conv2d};
-use crate::ops::linear::LowRank;
-use crate::ops::rope::RopeTable;
-use crate::ops::{causal_attention, embedding, group_norm, linear, loss, norm, optimizer, timestep, upsample};
-use crate::{DType, Device, Gradients, Result, Tape, Tensor, Var};
+use flowtune_engine::ops::conv::{Padding, conv2d};
+use flowtune_engine::ops::linear::LowRank;
+use flowtune_engine::ops::rope::RopeTable;
+use flowtune_engine::ops::{
+    causal_attention, embedding, group_norm, linear, loss, norm, optimizer, timestep, upsample,
+};
+use flowtune_engine::{DType, Device, Gradients, Result, Tape, Tensor, Var};
 
 /// Largest difference, relative to the largest value: of float32 sums in another order, and of roundings to bfloat16 that
 /// fall differently.
@@ -25,11 +28,21 @@ fn devices() -> Vec<Device> {
         Device::composed(),
         #[cfg(feature = "emulate")]
         Device::emulated(),
+        #[cfg(feature = "cuda")]
+        Device::cuda(0).expect("a build for CUDA is tested where there is a card"),
     ]
 }
 
-fn there(x: &Tensor) -> Tensor {
-    x.to_device(&Device::composed()).unwrap()
+#[test]
+fn devices_that_are_left_out_are_named() {
+    println!("tested on: {:?}", devices());
+    if cfg!(not(feature = "emulate")) {
+        println!("NOT tested: the kernels for CUDA in the emulator (feature `emulate`, `npm run check:cuda`)");
+    }
+    if cfg!(not(feature = "cuda")) {
+        println!("NOT tested: an NVIDIA card (feature `cuda`)");
+    }
+    assert!(devices().iter().all(|device| !device.is_cpu()));
 }
 
 fn assert_same(what: &str, got: &Tensor, want: &Tensor, bound: f64) {
@@ -43,13 +56,21 @@ fn assert_same(what: &str, got: &Tensor, want: &Tensor, bound: f64) {
 /// A function of tensors here, and there.
 fn check(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let want = f(inputs).unwrap();
-    let got = f(&inputs.iter().map(there).collect::<Vec<_>>()).unwrap();
-    assert_eq!(got.device(), Device::composed(), "{what}");
-    assert_same(what, &got, &want, F32);
+    for device in devices() {
+        let inputs: Vec<Tensor> = inputs.iter().map(|x| x.to_device(&device).unwrap()).collect();
+        let got = f(&inputs).unwrap();
+        assert_eq!(got.device(), device, "{what}");
+        assert_same(&format!("{what} on {device:?}"), &got, &want, F32);
+    }
 }
 
 #[test]
 fn tensors_come_back_as_they_went() {
+    devices().iter().for_each(come_and_go);
+}
+
+fn come_and_go(device: &Device) {
+    let there = |x: &Tensor| x.to_device(device).unwrap();
     let x = numbers(&[3, 5], 1);
     for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
         let here = x.to_dtype(dtype).unwrap();
@@ -73,6 +94,7 @@ fn tensors_come_back_as_they_went() {
 
 #[test]
 fn operands_here_and_there_are_refused() {
+    let there = |x: &Tensor| x.to_device(&Device::composed()).unwrap();
     let (x, gate) = (numbers(&[1, 2, 3], 1), numbers(&[1, 3], 2));
     let [x, gate, y] = [Var::constant(there(&x)), Var::constant(gate), Var::constant(there(&x))];
     let error = Tape::inference().gated_residual(&x, &gate, &y).unwrap_err();
