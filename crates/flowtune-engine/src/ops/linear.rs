@@ -109,8 +109,9 @@ impl Tape {
 /// A linear layer whose operands are on a device.
 struct OnDevice {
     kernels: Kernels,
-    /// `[rows, in]`
-    x: Twin,
+    /// `[rows, in]`; none once it is known that no gradient needs it.
+    x: Option<Twin>,
+    dtype: Kind,
     weight: Twin,
     low_rank: Option<composed::LowRank>,
 }
@@ -130,19 +131,25 @@ impl OnDevice {
             }
         };
         let x = x.reshape(((), x.dim(candle_core::D::Minus1)?))?;
-        Ok(Some(Self { kernels, x, weight, low_rank }))
+        Ok(Some(Self { kernels, dtype: x.dtype(), x: Some(x), weight, low_rank }))
     }
 
     /// Gradients of x, the weight, A and B, those that are needed.
     fn backward(&self, g: &Twin, needs: &[bool]) -> candle_core::Result<Vec<Option<Twin>>> {
-        let g = g.reshape(((), g.dim(candle_core::D::Minus1)?))?.to_dtype(self.x.dtype())?;
+        let g = g.reshape(((), g.dim(candle_core::D::Minus1)?))?.to_dtype(self.dtype)?;
         let low_rank = self.low_rank.as_ref();
-        let mut gradients = vec![
-            needs[0].then(|| composed::input_gradient(&g, &self.weight, low_rank)).transpose()?,
-            needs[1].then(|| composed::weight_gradient(&g, &self.x)).transpose()?,
-        ];
+        let mut gradients = vec![None; needs.len()];
+        if needs[0] {
+            gradients[0] = Some(composed::input_gradient(&g, &self.weight, low_rank)?);
+        }
+        let Some(x) = &self.x else { return Ok(gradients) };
+        if needs[1] {
+            gradients[1] = Some(composed::weight_gradient(&g, x)?);
+        }
         if let Some(low_rank) = low_rank {
-            gradients.extend(composed::low_rank_gradients(&self.x, &g, low_rank, [needs[2], needs[3]])?);
+            let of_matrices = composed::low_rank_gradients(x, &g, low_rank, [needs[2], needs[3]])?;
+            gradients.truncate(2);
+            gradients.extend(of_matrices);
         }
         Ok(gradients)
     }
@@ -151,12 +158,15 @@ impl OnDevice {
 const OP: &str = "linear";
 
 impl Tape {
-    fn on_device(&self, layer: OnDevice, inputs: &[&Var], out: Kind, d: Dims) -> Result<Var> {
-        let value = composed::linear(&layer.x, &layer.weight, layer.low_rank.as_ref(), out);
+    fn on_device(&self, mut layer: OnDevice, inputs: &[&Var], out: Kind, d: Dims) -> Result<Var> {
+        let Some(x) = &layer.x else { return Err(Error::Device { op: OP }) };
+        let value = composed::linear(x, &layer.weight, layer.low_rank.as_ref(), out);
         let x_shape = inputs[0].tensor().shape().to_vec();
         let on = layer.kernels;
         let value = device::made(on, value)?.reshape(&d.output_shape(inputs[0].tensor()))?;
         Ok(self.record(inputs, value, |needs| {
+            // What only gradients of weights need is not kept for frozen ones.
+            layer.x = layer.x.filter(|_| needs[1..].contains(&true));
             move |g: Tensor| {
                 let Some((_, [g])) = device::operands(OP, [&g])? else { return Err(Error::Device { op: OP }) };
                 let gradients = layer.backward(&g, &needs)?.into_iter().map(|gradient| device::made_some(on, gradient));
