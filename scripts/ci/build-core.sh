@@ -7,6 +7,7 @@ file=$2
 features=${3:-}
 
 if command -v apk >/dev/null; then apk add --no-cache rustup gcc musl-dev >/dev/null; fi
+if command -v dnf >/dev/null; then dnf install -y -q gcc; fi
 if command -v rustup-init >/dev/null; then
   rustup-init -y --profile minimal --default-toolchain "$RUST_VERSION"
 elif ! command -v cargo >/dev/null; then

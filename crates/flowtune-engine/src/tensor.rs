@@ -174,7 +174,18 @@ impl Tensor {
     /// # Errors
     /// When there is no room.
     pub fn zeros_like(&self, shape: &[usize]) -> Result<Self> {
-        Self::zeros(shape, self.dtype()).to_device(&self.device())
+        Self::zeros_on(shape, self.dtype(), &self.device())
+    }
+
+    /// Zeros, made where they are wanted.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn zeros_on(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        match device.place() {
+            Some((place, kernels)) => device::made(kernels, Twin::zeros(shape, to_candle(dtype), place)),
+            None => Ok(Self::zeros(shape, dtype)),
+        }
     }
 
     /// Extents, outermost first.

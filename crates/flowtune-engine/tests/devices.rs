@@ -1,7 +1,7 @@
 //! One suite for every device: what has no gradient, and what is computed in bfloat16, against the CPU's kernels. Devices that
 //! this build or machine does not have are named aloud. (What has a gradient is checked in float64 where the operations are.)
 
-use half::bf16;
+use std::io::Write;
 
 use flowtune_engine::ops::conv::{Padding, conv2d};
 use flowtune_engine::ops::linear::LowRank;
@@ -35,12 +35,14 @@ fn devices() -> Vec<Device> {
 
 #[test]
 fn devices_that_are_left_out_are_named() {
-    println!("tested on: {:?}", devices());
+    // Not by `println!`, which is kept from who runs tests that pass.
+    let say = |text: String| writeln!(std::io::stderr(), "{text}").unwrap();
+    say(format!("devices: tested on {:?}", devices()));
     if cfg!(not(feature = "emulate")) {
-        println!("NOT tested: the kernels for CUDA in the emulator (feature `emulate`, `npm run check:cuda`)");
+        say("devices: NOT tested in the emulator of CUDA (`npm run check:cuda`)".to_owned());
     }
     if cfg!(not(feature = "cuda")) {
-        println!("NOT tested: an NVIDIA card (feature `cuda`)");
+        say("devices: NOT tested on an NVIDIA card (feature `cuda`)".to_owned());
     }
     assert!(devices().iter().all(|device| !device.is_cpu()));
 }
@@ -214,6 +216,4 @@ fn bfloat16_has_the_types_and_nearly_the_values_of_the_cpu() {
         let table = RopeTable { cos: cos.to_device(&device)?, sin: sin.to_device(&device)? };
         t.rms_norm_rope(&v[0], &v[1], 1e-6, &table)
     });
-    // That bfloat16 is what was compared.
-    assert_eq!(numbers(&[1], 0).to_dtype(DType::BF16).unwrap().as_slice::<bf16>().unwrap().len(), 1);
 }

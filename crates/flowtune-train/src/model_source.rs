@@ -162,10 +162,26 @@ impl Recipe {
     ///
     /// # Errors
     /// `RECIPE_INVALID` for a distilled model that the recipe does not allow; as [`ModelRecipe::open`]; `CANCELLED`.
-    pub(crate) fn with_model(mut self, control: &Control) -> Result<Self> {
+    pub(crate) fn with_model(self, control: &Control) -> Result<Self> {
+        self.pinned(control)?.with_weights(control)
+    }
+
+    /// The recipe at the commit that its model is at now; no weights are fetched.
+    ///
+    /// # Errors
+    /// As [`Recipe::with_model`].
+    pub(crate) fn pinned(mut self, control: &Control) -> Result<Self> {
         let described = ModelSource::of(&self.model)?.fetch(&[], control)?;
         self.model.check_distilled(&described.folder)?;
         self.model.revision = described.revision;
+        Ok(self)
+    }
+
+    /// A pinned recipe with its whole model here.
+    ///
+    /// # Errors
+    /// As [`ModelRecipe::open`]; `CANCELLED`.
+    pub(crate) fn with_weights(mut self, control: &Control) -> Result<Self> {
         self.model.transformer = ModelSource::of(&self.model)?.fetch(&Part::ALL, control)?.transformer;
         Ok(self)
     }

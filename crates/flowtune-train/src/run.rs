@@ -81,8 +81,8 @@ pub fn train(options: TrainOptions, control: &Control) -> Result<TrainSummary> {
 
 /// The recipe with its model here, after what can be said against it before gigabytes are fetched; and a warning.
 fn admitted(recipe: Recipe, control: &Control) -> Result<(Option<Event>, Recipe)> {
-    recipe.model.check_distilled(&recipe.model.open()?)?;
-    Ok((check_memory(&recipe)?, recipe.with_model(control)?))
+    let recipe = recipe.pinned(control)?;
+    Ok((check_memory(&recipe)?, recipe.with_weights(control)?))
 }
 
 struct Run<'a> {

@@ -1,8 +1,9 @@
 //! Operations on memory that is not the host's: where tensors are, and what runs there.
 //!
-//! Each operation of [`crate::ops`] begins with a look at its operands: when [`operands`] finds them on a device, a function
-//! of [`composed`] does the rest, made of candle's own operations, which run wherever candle does. [`Device::composed`] is
-//! such a device in host memory: what an accelerator runs is tested there, in f64 too, by the tests of the CPU.
+//! Each operation of [`crate::ops`] begins with a look at its operands. When [`operands`] finds them on a device, what follows
+//! is one of that device's kernels where there is one, and else a function of [`composed`], made of candle's own operations,
+//! which run wherever candle does. [`Device::composed`] is a device in host memory without kernels: what an accelerator runs is
+//! tested there, in f64 too, by the tests of the CPU.
 
 mod card;
 pub(crate) mod composed;
@@ -60,8 +61,15 @@ impl Device {
     /// `DEVICE_UNAVAILABLE` when there is no such card, or its driver does not answer.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        let place = Place::new_cuda(ordinal).map_err(|e| Error::NoDevice { reason: e.to_string() })?;
-        Ok(Self(Some((place, Kernels::Cuda))))
+        // candle takes two devices for two, even if they are one card.
+        static OPEN: std::sync::Mutex<Vec<(usize, Place)>> = std::sync::Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !open.iter().any(|(known, _)| *known == ordinal) {
+            let place = Place::new_cuda(ordinal).map_err(|e| Error::NoDevice { reason: e.to_string() })?;
+            open.push((ordinal, place));
+        }
+        let place = open.iter().find(|(known, _)| *known == ordinal).map(|(_, place)| (place.clone(), Kernels::Cuda));
+        Ok(Self(place))
     }
 
     /// What this build is for: the first NVIDIA card with feature `cuda`, else the CPU. `FLOWTUNE_COMPUTE` names another,

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor as Twin};
 use super::composed::{self, Rope};
 use super::{Kernels, made, made_some};
 use crate::error::Result;
-use crate::ops::optimizer::AdamW;
+use crate::ops::optimizer::AdamWStep;
 use crate::tensor::Tensor;
 
 /// What the kernels make of it, where there are any that do.
@@ -93,20 +93,19 @@ pub(crate) fn rms_norm_rope_weight_gradient(
     made(kernels, composed::rms_norm_rope_weight_gradient(x, rope, g, eps))
 }
 
-/// Weight and moments after step `step` of AdamW.
+/// Weight and moments after a step of AdamW.
 pub(crate) fn adamw(
     kernels: Kernels,
     [weight, first, second]: [&Twin; 3],
     gradient: &Twin,
-    options: AdamW,
-    step: u64,
+    step: AdamWStep,
 ) -> Result<[Tensor; 3]> {
     #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(moved) = super::fused::adamw(kernels, [weight, first, second], gradient, options, step) {
+    if let Some(moved) = super::fused::adamw(kernels, [weight, first, second], gradient, step) {
         let [weight, first, second] = moved?;
         return Ok([made(kernels, Ok(weight))?, made(kernels, Ok(first))?, made(kernels, Ok(second))?]);
     }
-    let [weight, first, second] = composed::adamw([weight, first, second], gradient, options, step)?;
+    let [weight, first, second] = composed::adamw([weight, first, second], gradient, step)?;
     Ok([made(kernels, Ok(weight))?, made(kernels, Ok(first))?, made(kernels, Ok(second))?])
 }
 

@@ -37,7 +37,7 @@ pub use launch::{Arg, Kernel, Launcher};
 pub use loss::{weighted_mse, weighted_mse_dx};
 pub use norm::{Modulated, layer_norm_modulate, layer_norm_modulate_dx, layer_norm_modulation_gradient};
 pub use norm_rope::{RopeHeads, rms_norm_rope, rms_norm_rope_dw, rms_norm_rope_dx};
-pub use optimizer::{AdamWStep, adamw, clip, scale, sum, sum_of_squares};
+pub use optimizer::{adamw, clip, scale, sum, sum_of_squares};
 pub use optimizer8::{MOMENTS_PER_SCALE, Moments8, adamw8, dynamic_table};
 pub use quant::{NF4, NF4_BLOCK, int8_rows, nf4, stochastic_round};
 pub use residual::{gated_residual, gated_residual_dy, gated_residual_gate_gradient};

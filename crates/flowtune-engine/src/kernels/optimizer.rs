@@ -5,34 +5,17 @@ use super::grid::Grid;
 use super::launch::{Arg, Kernel, Launcher, Scratch, check, launch};
 use super::sums::sum_f64;
 use crate::error::Result;
-use crate::ops::optimizer::AdamW;
+use crate::ops::optimizer::AdamWStep;
 
 const FILE: &str = "optimizer";
 /// Elements whose squares one block adds up.
 const PIECE: usize = 1 << 16;
 
-/// The numbers of one AdamW step, made once for all weights.
-#[derive(Debug, Clone, Copy)]
-pub struct AdamWStep([f32; 7]);
-
 impl AdamWStep {
-    /// Of step `step`, which counts from 1.
-    pub fn new(o: AdamW, step: u64) -> Self {
-        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-        Self([
-            (o.lr / (1.0 - o.beta1.powi(exponent))) as f32,
-            (1.0 / (1.0 - o.beta2.powi(exponent)).sqrt()) as f32,
-            (1.0 - o.lr * o.weight_decay) as f32,
-            o.eps as f32,
-            (1.0 - o.beta1) as f32,
-            o.beta2 as f32,
-            (1.0 - o.beta2) as f32,
-        ])
-    }
-
     /// The last parameters of each kernel.
     pub(super) fn args(self) -> [Arg; 7] {
-        self.0.map(Arg::F32)
+        let Self { step_size, inverse_root, decay, eps, one_minus_beta1, beta2, one_minus_beta2 } = self;
+        [step_size, inverse_root, decay, eps, one_minus_beta1, beta2, one_minus_beta2].map(Arg::F32)
     }
 }
 

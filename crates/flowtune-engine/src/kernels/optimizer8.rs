@@ -3,8 +3,8 @@
 use super::buffer::{Buffer, View, ViewMut};
 use super::grid::{Grid, THREADS};
 use super::launch::{Kernel, Launcher, check, launch};
-use super::optimizer::AdamWStep;
 use crate::error::Result;
+use crate::ops::optimizer::AdamWStep;
 
 /// Moments that share a scale.
 pub const MOMENTS_PER_SCALE: usize = THREADS;

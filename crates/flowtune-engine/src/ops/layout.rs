@@ -35,7 +35,7 @@ impl Tape {
             let whole: Vec<Tensor> = gradients
                 .into_iter()
                 .zip(&shapes)
-                .map(|(g, shape)| g.map_or_else(|| Tensor::zeros(shape, dtype).to_device(&device), Ok))
+                .map(|(g, shape)| g.map_or_else(|| Tensor::zeros_on(shape, dtype, &device), Ok))
                 .collect::<Result<_>>()?;
             Ok(vec![Some(join(&whole)?)])
         }))

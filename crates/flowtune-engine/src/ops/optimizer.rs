@@ -25,6 +25,34 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
+/// The numbers of one AdamW step, made once for all weights.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    pub(crate) step_size: f32,
+    pub(crate) inverse_root: f32,
+    pub(crate) decay: f32,
+    pub(crate) eps: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
+}
+
+impl AdamWStep {
+    /// Of step `step`, which counts from 1.
+    pub fn new(o: AdamW, step: u64) -> Self {
+        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+        Self {
+            step_size: (o.lr / (1.0 - o.beta1.powi(exponent))) as f32,
+            inverse_root: (1.0 / (1.0 - o.beta2.powi(exponent)).sqrt()) as f32,
+            decay: (1.0 - o.lr * o.weight_decay) as f32,
+            eps: o.eps as f32,
+            one_minus_beta1: (1.0 - o.beta1) as f32,
+            beta2: o.beta2 as f32,
+            one_minus_beta2: (1.0 - o.beta2) as f32,
+        }
+    }
+}
+
 /// One step of AdamW (arXiv:1711.05101, in the order of `torch.optim.AdamW`) on a weight and its two moments,
 /// all of one shape, `f32`. `step` counts from 1.
 ///
@@ -43,16 +71,11 @@ pub fn adamw_step(
             return Err(shape_error("adamw_step", name, format!("{:?}", weight.shape()), t));
         }
     }
+    let s = AdamWStep::new(o, step);
     if let Some((on, [w, g, m, v])) = device::operands("adamw_step", [&*weight, gradient, &*first, &*second])? {
-        [*weight, *first, *second] = device::adamw(on, [&w, &m, &v], &g, o, step)?;
+        [*weight, *first, *second] = device::adamw(on, [&w, &m, &v], &g, s)?;
         return Ok(());
     }
-    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-    let step_size = (o.lr / (1.0 - o.beta1.powi(exponent))) as f32;
-    let inverse_root = (1.0 / (1.0 - o.beta2.powi(exponent)).sqrt()) as f32;
-    let (decay, eps) = ((1.0 - o.lr * o.weight_decay) as f32, o.eps as f32);
-    let (b1, b2) = ((1.0 - o.beta1) as f32, o.beta2 as f32);
-    let c2 = (1.0 - o.beta2) as f32;
     let g = gradient.as_slice::<f32>()?;
     let (w, m, v) = (weight.as_mut_slice::<f32>()?, first.as_mut_slice::<f32>()?, second.as_mut_slice::<f32>()?);
     w.par_chunks_mut(CHUNK)
@@ -64,9 +87,9 @@ pub fn adamw_step(
                 #[inline(always)]
                 || {
                     for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
-                        *m += b1 * (g - *m);
-                        *v = *v * b2 + c2 * g * g;
-                        *w = *w * decay - step_size * *m / (v.sqrt() * inverse_root + eps);
+                        *m += s.one_minus_beta1 * (g - *m);
+                        *v = *v * s.beta2 + s.one_minus_beta2 * g * g;
+                        *w = *w * s.decay - s.step_size * *m / (v.sqrt() * s.inverse_root + s.eps);
                     }
                 },
             );

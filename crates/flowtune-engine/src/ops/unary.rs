@@ -3,6 +3,7 @@
 use candle_core::{Result as Composed, Tensor as Twin};
 
 use crate::device;
+use crate::device::composed::sigmoid;
 use crate::dtype::{Real, with_real};
 use crate::error::Result;
 use crate::ops::elementwise::{map, scale_tensor, zip_slices};
@@ -217,10 +218,6 @@ impl Tape {
         let saved = value.clone();
         Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(zip_slices::<T>(&saved, &g, backward)?)])))
     }
-}
-
-fn sigmoid(x: &Twin) -> Composed<Twin> {
-    (x.neg()?.exp()? + 1.0)?.recip()
 }
 
 fn divided(x: &Tensor, c: f64) -> Result<Tensor> {

@@ -5,11 +5,11 @@ use half::bf16;
 
 use super::fixture::{Sample, numbers, samples};
 use flowtune_engine::kernels::{
-    AdamWStep, Arg, ChunkRows, Emulated, Grid, Kernel, Launcher, Modulated, NF4, NF4_BLOCK, RopeHeads, View, ViewMut,
-    adamw, gated_residual, gated_residual_dy, int8_rows, layer_norm_modulate, layer_norm_modulate_dx, nf4,
-    rms_norm_rope, rms_norm_rope_dx, scale, softmax_in_place, stochastic_round, swiglu, swiglu_dx, weighted_mse_dx,
+    Arg, ChunkRows, Emulated, Grid, Kernel, Launcher, Modulated, NF4, NF4_BLOCK, RopeHeads, View, ViewMut, adamw,
+    gated_residual, gated_residual_dy, int8_rows, layer_norm_modulate, layer_norm_modulate_dx, nf4, rms_norm_rope,
+    rms_norm_rope_dx, scale, softmax_in_place, stochastic_round, swiglu, swiglu_dx, weighted_mse_dx,
 };
-use flowtune_engine::ops::optimizer::AdamW;
+use flowtune_engine::ops::optimizer::{AdamW, AdamWStep};
 
 /// The last block of each launch.
 fn last() -> Emulated {

@@ -1,6 +1,6 @@
 use super::fixture::{Padded, assert_close, numbers, tensor};
 use flowtune_engine::kernels::{
-    AdamWStep, Emulated, MOMENTS_PER_SCALE, Moments8, adamw, adamw8, clip, dynamic_table, scale, sum, sum_of_squares,
+    Emulated, MOMENTS_PER_SCALE, Moments8, adamw, adamw8, clip, dynamic_table, scale, sum, sum_of_squares,
 };
 use flowtune_engine::ops::optimizer::{self as cpu, AdamW};
 

@@ -126,3 +126,6 @@ fn place(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
 fn temporary_folder() -> Result<TempDir> {
     tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write to"))
 }
+
+#[cfg(test)]
+mod tests;

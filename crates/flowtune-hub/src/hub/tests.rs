@@ -8,11 +8,11 @@ use std::thread;
 use super::*;
 use crate::testing::{Fault, Files, ID, Seen, TestHub, commit};
 
-const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";
-const CONFIG: &str = "transformer/config.json";
+pub(super) const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";
+pub(super) const CONFIG: &str = "transformer/config.json";
 
 /// The pipeline of the parity fixtures, with what a repository has beside it.
-fn pipeline() -> Files {
+pub(super) fn pipeline() -> Files {
     let mut files = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/parity/pipeline/pipeline");
     read_folder(&root, &root, &mut files);
@@ -36,21 +36,21 @@ fn read_folder(root: &Path, folder: &Path, files: &mut Files) {
 }
 
 /// A hub with the pipeline, and an empty cache.
-struct Setup {
-    hub: TestHub,
+pub(super) struct Setup {
+    pub(super) hub: TestHub,
     cache: tempfile::TempDir,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { hub: TestHub::new(pipeline()), cache: tempfile::tempdir().unwrap() }
     }
 
-    fn client(&self) -> Hub {
+    pub(super) fn client(&self) -> Hub {
         Hub::new(self.hub.settings(self.cache.path()))
     }
 
-    fn pipeline(&self, revision: Option<&str>) -> Result<Snapshot> {
+    pub(super) fn pipeline(&self, revision: Option<&str>) -> Result<Snapshot> {
         self.client().pipeline(&model(revision), &Part::ALL, &())
     }
 
@@ -64,7 +64,7 @@ impl Setup {
         self.hub.state().commits[&commit('a')][name].len()
     }
 
-    fn repo(&self) -> PathBuf {
+    pub(super) fn repo(&self) -> PathBuf {
         self.cache.path().join("models--tests--tiny-flux")
     }
 
@@ -76,7 +76,7 @@ impl Setup {
     }
 }
 
-fn model(revision: Option<&str>) -> HubModel {
+pub(super) fn model(revision: Option<&str>) -> HubModel {
     HubModel { id: ID.to_owned(), revision: revision.map(str::to_owned) }
 }
 
@@ -141,44 +141,6 @@ fn only_the_parts_that_are_asked_for_come() {
     let none = Setup::new();
     let got = none.client().pipeline(&model(None), &[], &()).unwrap();
     assert!(got.folder.join("text_encoder/config.json").exists() && !got.folder.join("tokenizer").exists());
-}
-
-#[test]
-fn an_outline_has_the_headers_of_weights_and_none_of_their_data() {
-    let setup = Setup::new();
-    let outline = setup.client().outline(&model(None), &Part::ALL, &()).unwrap();
-    let real = pipeline();
-    let is_weight = |name: &str| name.ends_with(".safetensors") && name.contains('/');
-    let weights: Vec<&String> = real.keys().filter(|name| is_weight(name)).collect();
-    assert_eq!(weights.len(), 3);
-    for name in weights {
-        let got = fs::read(outline.path().join(name)).unwrap();
-        let header = 8 + u64::from_le_bytes(real[name][..8].try_into().unwrap()) as usize;
-        assert_eq!((got.len(), &got[..header]), (real[name].len(), &real[name][..header]), "{name}");
-        assert!(got[header..].iter().all(|&byte| byte == 0), "{name}");
-        assert!(!setup.repo().join("snapshots").join(commit('a')).join(name).exists());
-    }
-    assert_eq!(fs::read(outline.path().join(CONFIG)).unwrap(), real[CONFIG]);
-    // Of a model that is here, nothing is asked.
-    setup.pipeline(None).unwrap();
-    let offline = setup.client().offline();
-    drop(setup.hub.seen());
-    let again = offline.outline(&model(None), &Part::ALL, &()).unwrap();
-    assert_eq!(fs::read(again.path().join(TRANSFORMER)).unwrap().len(), real[TRANSFORMER].len());
-    assert!(setup.hub.seen().is_empty());
-    let file = HubFile { model: model(None), name: TRANSFORMER.into() };
-    assert!(offline.outline_of_file(&file, &()).unwrap().path().join(TRANSFORMER).is_file());
-}
-
-#[test]
-fn weights_without_a_header_have_no_outline() {
-    for bytes in [vec![0xff; 20], [&4u64.to_le_bytes()[..], b"nope"].concat()] {
-        let setup = Setup::new();
-        setup.hub.state().commits.get_mut(&commit('a')).unwrap().insert(TRANSFORMER.into(), bytes);
-        let error = setup.client().outline(&model(None), &Part::ALL, &()).unwrap_err();
-        assert_eq!(error.code(), "HUB_CORRUPT", "{error}");
-        assert!(error.to_string().contains(TRANSFORMER), "{error}");
-    }
 }
 
 #[test]

@@ -54,9 +54,9 @@ pub(crate) fn attention_backward(
 pub(crate) fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, hidden: Option<&Tensor>) -> Result<Tensor> {
     let repeats = q.dim(2)? / k.dim(2)?;
     let (q_heads, k, v) = (heads(q)?, repeated(&heads(k)?, repeats)?, repeated(&heads(v)?, repeats)?);
-    let mut outputs = Vec::new();
-    for (start, count) in chunks(&q_heads, k.dim(2)?)? {
-        let scores = (q_heads.narrow(2, start, count)?.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale(q)?)?;
+    let (mut outputs, k) = (Vec::new(), k.t()?.contiguous()?);
+    for (start, count) in chunks(&q_heads, k.dim(3)?)? {
+        let scores = (q_heads.narrow(2, start, count)?.contiguous()?.matmul(&k)? * scale(q)?)?;
         let p = match hidden {
             None => softmax(&scores)?.0,
             Some(hidden) => {

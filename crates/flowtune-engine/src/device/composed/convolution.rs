@@ -1,7 +1,8 @@
 //! What the VAE needs; shapes as [`crate::ops::conv`], [`crate::ops::group_norm`] and [`crate::ops::upsample`].
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::norm::normed;
 use super::pairs::silu;
 
 /// A convolution after padding by `[top, bottom, left, right]`, plus bias and residual.
@@ -34,10 +35,7 @@ pub(crate) fn group_norm(
     with_silu: bool,
 ) -> Result<Tensor> {
     let (batch, channels) = (x.dim(0)?, x.dim(1)?);
-    let grouped = x.reshape((batch, groups, ()))?;
-    let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
-    let rstd = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-    let normed = centred.broadcast_mul(&rstd)?.reshape((batch, channels, ()))?;
+    let normed = normed(&x.reshape((batch, groups, ()))?, eps)?.0.reshape((batch, channels, ()))?;
     let of_channel = |x: &Tensor| x.reshape((1, channels, 1));
     let y = normed.broadcast_mul(&of_channel(weight)?)?.broadcast_add(&of_channel(bias)?)?.reshape(x.shape())?;
     if with_silu { silu(&y) } else { Ok(y) }

@@ -23,7 +23,7 @@ pub(crate) use matmul::{left_gradient, matmul, right_gradient};
 pub(crate) use norm::{layer_norm_modulate, layer_norm_modulate_backward, rms_norm};
 pub(crate) use norm_rope::{Rope, rms_norm_rope, rms_norm_rope_input_gradient, rms_norm_rope_weight_gradient};
 pub(crate) use optimizer::{adamw, sum_of_squares};
-pub(crate) use pairs::{silu, silu_backward, swiglu, swiglu_backward};
+pub(crate) use pairs::{sigmoid, silu, silu_backward, swiglu, swiglu_backward};
 pub(crate) use residual::{gate_gradient, gated, gated_residual};
 
 use candle_core::{DType, Result, Tensor};

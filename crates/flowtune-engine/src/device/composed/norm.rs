@@ -39,8 +39,8 @@ pub(crate) fn layer_norm_modulate_backward(
     ])
 }
 
-/// (x − mean)/√(variance + eps), and 1/√(variance + eps).
-fn normed(x: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+/// (x − mean)/√(variance + eps) over the last dimension, and 1/√(variance + eps).
+pub(super) fn normed(x: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let rstd = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
     Ok((centred.broadcast_mul(&rstd)?, rstd))

@@ -2,21 +2,14 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::ops::optimizer::AdamW;
+use crate::ops::optimizer::AdamWStep;
 
-/// Weight and moments after step `step` of AdamW, as [`crate::ops::optimizer::adamw_step`].
-pub(crate) fn adamw(
-    [weight, first, second]: [&Tensor; 3],
-    gradient: &Tensor,
-    o: AdamW,
-    step: u64,
-) -> Result<[Tensor; 3]> {
-    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-    let first = (first + ((gradient - first)? * (1.0 - o.beta1))?)?;
-    let second = ((second * o.beta2)? + (gradient.sqr()? * (1.0 - o.beta2))?)?;
-    let root = ((second.sqrt()? / (1.0 - o.beta2.powi(exponent)).sqrt())? + o.eps)?;
-    let change = ((&first * (o.lr / (1.0 - o.beta1.powi(exponent))))? / root)?;
-    let weight = ((weight * (1.0 - o.lr * o.weight_decay))? - change)?;
+/// Weight and moments after a step of AdamW, as [`crate::ops::optimizer::adamw_step`].
+pub(crate) fn adamw([weight, first, second]: [&Tensor; 3], gradient: &Tensor, s: AdamWStep) -> Result<[Tensor; 3]> {
+    let first = (first + ((gradient - first)? * f64::from(s.one_minus_beta1))?)?;
+    let second = ((second * f64::from(s.beta2))? + (gradient.sqr()? * f64::from(s.one_minus_beta2))?)?;
+    let root = ((second.sqrt()? * f64::from(s.inverse_root))? + f64::from(s.eps))?;
+    let weight = ((weight * f64::from(s.decay))? - ((&first * f64::from(s.step_size))? / root)?)?;
     Ok([weight, first, second])
 }
 

@@ -35,7 +35,8 @@ fn halves(x: &Tensor) -> Result<[Tensor; 2]> {
     Ok([x.narrow(last, 0, half)?.contiguous()?, x.narrow(last, half, half)?.contiguous()?])
 }
 
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
+/// 1 / (1 + e^−x).
+pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 

@@ -6,20 +6,19 @@ use super::launched;
 use super::place::{changed, filled, input};
 use crate::device::Kernels;
 use crate::error::Result;
-use crate::kernels::{self, AdamWStep};
-use crate::ops::optimizer::AdamW;
+use crate::kernels;
+use crate::ops::optimizer::AdamWStep;
 
 /// Weight and moments after one step of AdamW. The kernel works in place, on copies: other tensors may share what was given.
 pub(crate) fn adamw(
     kernels: Kernels,
     [weight, first, second]: [&Tensor; 3],
     gradient: &Tensor,
-    options: AdamW,
-    step: u64,
+    step: AdamWStep,
 ) -> Option<Result<[Tensor; 3]>> {
     launched!(kernels, weight, on => {
         let run = || {
-            let (g, step) = (input(on, gradient)?, AdamWStep::new(options, step));
+            let g = input(on, gradient)?;
             let copies = [weight.copy()?, first.copy()?, second.copy()?];
             let [w, m, v] = &copies;
             changed(on, w, |w| {
