@@ -2,7 +2,7 @@ use super::fixture::{Padded, assert_close, numbers, tensor};
 use flowtune_engine::kernels::{
     Emulated, MOMENTS_PER_SCALE, Moments8, adamw, adamw8, clip, dynamic_table, scale, sum, sum_of_squares,
 };
-use flowtune_engine::ops::optimizer::{self as cpu, AdamW};
+use flowtune_engine::ops::optimizer::{self as cpu, AdamW, AdamWStep};
 
 const OPTIONS: AdamW = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 
