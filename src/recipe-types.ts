@@ -9,9 +9,10 @@ export type ComputeDtype = 'float32' | 'bfloat16'
 
 /**
  * How the weights of a frozen base are made smaller. `int8`: the blocks' weights become bytes with a scale for each
- * output, and activations are rounded to bytes, token by token, when they meet them.
+ * output, and activations are rounded to bytes, token by token, when they meet them. `nf4`: half bytes with a scale for
+ * each 64 weights (QLoRA's 4-bit NormalFloat), a quarter of bfloat16's memory; activations stay as they are.
  */
-export type Quantization = 'none' | 'int8'
+export type Quantization = 'none' | 'int8' | 'nf4'
 
 /** The model to start from. */
 export interface ModelRecipe {

@@ -35,7 +35,7 @@ export function dtypeOption(description: string): Option {
 
 /** `--quantization`: how weights are made smaller. */
 export function quantizationOption(description: string): Option {
-  return new Option('--quantization <type>', description).choices(['none', 'int8']).default('none')
+  return new Option('--quantization <type>', description).choices(['none', 'int8', 'nf4']).default('none')
 }
 
 /** Every command can speak to machines. */

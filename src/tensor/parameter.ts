@@ -39,9 +39,9 @@ export class Parameter {
     return this.handle.shape
   }
 
-  /** Type of its elements. `int8` has a scale for each row beside them; {@link tensor} is then for looking at shapes. */
-  get dtype(): DType | 'int8' {
-    return this.handle.dtype as DType | 'int8'
+  /** Type of its elements. `int8` and `nf4` have scales beside them; {@link tensor} is then for looking at shapes. */
+  get dtype(): DType | 'int8' | 'nf4' {
+    return this.handle.dtype as DType | 'int8' | 'nf4'
   }
 
   /** Whether it receives gradients. */

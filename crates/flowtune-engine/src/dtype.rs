@@ -17,6 +17,8 @@ pub enum DType {
     I64,
     /// Integers of a byte with a scale for each row: weights of a frozen model, `[out, in]`.
     I8,
+    /// 4-bit NormalFloat with a scale for each 64: weights of a frozen model, `[out, in]`.
+    Nf4,
 }
 
 impl DType {
@@ -29,17 +31,29 @@ impl DType {
             Self::F64 => "float64",
             Self::I64 => "int64",
             Self::I8 => "int8",
+            Self::Nf4 => "nf4",
         }
     }
 
-    /// Bytes of one element.
+    /// Bytes of one element by itself.
     pub fn size(self) -> usize {
+        self.bytes(1)
+    }
+
+    /// Bytes of many, without scales.
+    pub fn bytes(self, elements: usize) -> usize {
         match self {
-            Self::BF16 | Self::F16 => 2,
-            Self::F32 => 4,
-            Self::F64 | Self::I64 => 8,
-            Self::I8 => 1,
+            Self::BF16 | Self::F16 => 2 * elements,
+            Self::F32 => 4 * elements,
+            Self::F64 | Self::I64 => 8 * elements,
+            Self::I8 => elements,
+            Self::Nf4 => elements.div_ceil(2),
         }
+    }
+
+    /// Whether it stands for numbers together with scales, and is multiplied but not computed with.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::I8 | Self::Nf4)
     }
 }
 

@@ -48,6 +48,15 @@ pub enum Error {
         /// What the driver says.
         reason: String,
     },
+    /// A device has no memory left.
+    #[error(
+        "the device's memory is full ({reason}); `model.quantization`, `train.memoryBudget`, a smaller resolution or batch \
+         take less, and `flowtune plan` shows how much"
+    )]
+    DeviceMemory {
+        /// What the driver says.
+        reason: String,
+    },
     /// A rule of the tape was broken.
     #[error("tape: {0}")]
     Tape(&'static str),
@@ -61,7 +70,19 @@ pub enum Error {
     Untracked,
     /// candle refused.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        // candle hands on what the driver and cuBLAS said, as text behind several types.
+        const FULL: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+        let text = error.to_string();
+        match FULL.into_iter().find(|name| text.contains(name)) {
+            Some(reason) => Self::DeviceMemory { reason: reason.to_owned() },
+            None => Self::Candle(error),
+        }
+    }
 }
 
 impl Error {
@@ -70,6 +91,7 @@ impl Error {
         match self {
             Self::Shape { .. } | Self::DType { .. } => "SHAPE_MISMATCH",
             Self::Device { .. } | Self::NoDevice { .. } => "DEVICE_UNAVAILABLE",
+            Self::DeviceMemory { .. } => "OUT_OF_MEMORY",
             Self::Spent | Self::Untracked => "INVALID_ARGUMENT",
             Self::Launch { .. } | Self::Tape(_) | Self::Candle(_) => "INTERNAL",
         }
@@ -84,4 +106,18 @@ pub(crate) fn shape_error(
     got: &[usize],
 ) -> Error {
     Error::Shape { op, argument, expected: expected.into(), got: got.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_card_is_out_of_memory() {
+        let full = candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".to_owned());
+        let error = Error::from(full.context("matmul"));
+        assert_eq!(error.code(), "OUT_OF_MEMORY");
+        assert!(error.to_string().contains("flowtune plan"), "{error}");
+        assert_eq!(Error::from(candle_core::Error::Msg("else".to_owned())).code(), "INTERNAL");
+    }
 }

@@ -22,11 +22,11 @@ mod device;
 mod dtype;
 mod error;
 mod graph;
-mod int8;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod kernels;
 pub mod ops;
 mod param;
+mod quant;
 mod tape;
 mod tensor;
 
@@ -37,5 +37,6 @@ pub use dtype::{DType, Element, Real};
 pub use error::{Error, Result};
 pub use graph::Value;
 pub use param::{Param, ParamId};
+pub use quant::{NF4, NF4_BLOCK};
 pub use tape::{Gradients, Keep, Tape, Var};
 pub use tensor::{Tensor, live_bytes};

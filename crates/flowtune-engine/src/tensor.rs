@@ -8,10 +8,10 @@ use candle_core::{CpuStorage, Storage, Tensor as Twin, backend::BackendStorage};
 
 use crate::cpu::memory;
 use crate::cpu::parallel;
-use crate::device::{self, Device, Kernels, OnDevice};
+use crate::device::{self, Device, Kernels, OnDevice, QuantisedOnDevice};
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
-use crate::int8::Int8Rows;
+use crate::quant::Quantised;
 
 /// A contiguous, row-major, immutable array. Clones and reshapes share storage.
 #[derive(Clone)]
@@ -23,9 +23,12 @@ pub struct Tensor {
 /// Where the elements are.
 enum Data {
     Plain(Storage),
-    Int8(Int8Rows),
+    /// In fewer bits than are computed with.
+    Quantised(Quantised),
     /// On a device, contiguous.
     Device(OnDevice),
+    /// [`Data::Quantised`] on a device.
+    DeviceQuantised(QuantisedOnDevice),
 }
 
 /// Elements, counted among those in memory.
@@ -98,7 +101,7 @@ impl Tensor {
             DType::F32 => Self::full(0f32, shape),
             DType::F64 => Self::full(0f64, shape),
             DType::I64 => Self::full(0i64, shape),
-            DType::I8 => Self::full(0f32, shape).quantised(),
+            DType::I8 | DType::Nf4 => Self::full(0f32, shape).quantised(dtype),
         }
     }
 
@@ -115,29 +118,48 @@ impl Tensor {
         Ok(Some(OnDevice { twin: twin.reshape(self.shape.as_slice())?, kernels: *kernels }))
     }
 
+    /// candle's tensor of a tensor on a device that no other shares, copied first if one does. Only for tensors that no
+    /// operation has seen: results may share memory with operands.
+    ///
+    /// # Errors
+    /// When it is on the host, or there is no room.
+    pub(crate) fn unshared(&mut self) -> Result<Twin> {
+        let Some(OnDevice { twin, kernels }) = self.on_device()? else { return Err(Error::Device { op: "unshared" }) };
+        if Arc::get_mut(&mut self.storage).is_some() {
+            return Ok(twin);
+        }
+        *self = device::made(kernels, twin.copy())?;
+        Ok(self.on_device()?.ok_or(Error::Device { op: "unshared" })?.twin)
+    }
+
     /// Where it is.
     pub fn device(&self) -> Device {
         match &self.storage.data {
             Data::Device(OnDevice { twin, kernels }) => Device::of(twin, *kernels),
-            Data::Plain(_) | Data::Int8(_) => Device::cpu(),
+            Data::DeviceQuantised(weight) => weight.device(),
+            Data::Plain(_) | Data::Quantised(_) => Device::cpu(),
         }
     }
 
     /// The same elements on `device`; shares storage when they are there.
     ///
     /// # Errors
-    /// When there is no room, or the type is int8, which only the CPU has kernels for.
+    /// When there is no room.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         const OP: &str = "to_device";
         if self.device() == *device {
             return Ok(self.clone());
         }
         let here = match &self.storage.data {
-            Data::Plain(_) => self.clone(),
-            Data::Int8(_) => return Err(Error::Device { op: OP }),
+            Data::Plain(_) | Data::Quantised(_) => self.clone(),
             Data::Device(OnDevice { twin, .. }) => Self::from_host_of(twin, &self.shape)?,
+            Data::DeviceQuantised(weight) => self.holding(Data::Quantised(weight.to_host()?)),
         };
         let Some((place, kernels)) = device.place() else { return Ok(here) };
+        if let Data::Quantised(weight) = &here.storage.data {
+            let there = QuantisedOnDevice::new(weight, place, kernels)?;
+            return Ok(self.holding(Data::DeviceQuantised(there)));
+        }
         let there = |data: &CpuStorage| -> candle_core::Result<Twin> {
             let shape = self.shape.as_slice();
             match data {
@@ -153,6 +175,11 @@ impl Tensor {
             Data::Plain(Storage::Cpu(data)) => device::made(kernels, there(data)),
             _ => Err(Error::Device { op: OP }),
         }
+    }
+
+    /// A tensor of this shape and as many bytes.
+    fn holding(&self, data: Data) -> Self {
+        Self { storage: Held::new(data, self.storage.bytes), shape: self.shape.clone() }
     }
 
     /// The elements of a tensor on a device, copied.
@@ -219,7 +246,8 @@ impl Tensor {
         let dtype = match &self.storage.data {
             Data::Plain(storage) => storage.dtype(),
             Data::Device(OnDevice { twin, .. }) => twin.dtype(),
-            Data::Int8(_) => return DType::I8,
+            Data::Quantised(weight) => return weight.dtype(),
+            Data::DeviceQuantised(weight) => return weight.dtype(),
         };
         match dtype {
             C::BF16 => DType::BF16,
@@ -230,9 +258,9 @@ impl Tensor {
         }
     }
 
-    /// Bytes of storage.
+    /// Bytes of storage, without scales.
     pub fn bytes(&self) -> usize {
-        self.len() * self.dtype().size()
+        self.dtype().bytes(self.len())
     }
 
     /// The elements, without a copy.
@@ -246,8 +274,10 @@ impl Tensor {
                 expected: T::KIND.name(),
                 got: self.dtype().name(),
             }),
-            Data::Plain(_) | Data::Device(_) => Err(Error::Device { op: "as_slice" }),
-            Data::Int8(_) => Err(Error::DType { op: "as_slice", expected: T::KIND.name(), got: self.dtype().name() }),
+            Data::Plain(_) | Data::Device(_) | Data::DeviceQuantised(_) => Err(Error::Device { op: "as_slice" }),
+            Data::Quantised(_) => {
+                Err(Error::DType { op: "as_slice", expected: T::KIND.name(), got: self.dtype().name() })
+            }
         }
     }
 
@@ -309,23 +339,29 @@ impl Tensor {
         if self.dtype() == dtype {
             return Ok(self.clone());
         }
-        if let Data::Int8(rows) = &self.storage.data {
-            return Self::new(rows.dequantised(), &self.shape).to_dtype(dtype);
+        if let Data::Quantised(weight) = &self.storage.data {
+            return Self::new(weight.dequantised(), &self.shape).to_dtype(dtype);
+        }
+        if let Data::DeviceQuantised(weight) = &self.storage.data {
+            if dtype.is_quantised() {
+                return Err(Error::Device { op: "to_dtype" });
+            }
+            return device::made(weight.kernels, Ok(weight.dequantised(to_candle(dtype))?))?.reshape(&self.shape);
         }
         if dtype == DType::I64 || self.dtype() == DType::I64 {
             let (expected, got) = ("a floating type", DType::I64.name());
             return Err(Error::DType { op: "to_dtype", expected, got });
         }
-        if let Some(OnDevice { twin, kernels }) = self.on_device()?.filter(|_| dtype != DType::I8) {
+        if let Some(OnDevice { twin, kernels }) = self.on_device()?.filter(|_| !dtype.is_quantised()) {
             return device::made(kernels, twin.to_dtype(to_candle(dtype)));
         }
         let Data::Plain(Storage::Cpu(s)) = &self.storage.data else {
             return Err(Error::Device { op: "to_dtype" });
         };
-        if dtype == DType::I8 {
+        if dtype.is_quantised() {
             return Ok(match self.dtype() {
-                DType::F32 | DType::BF16 => self.quantised(),
-                _ => self.to_dtype(DType::F32)?.quantised(),
+                DType::F32 | DType::BF16 => self.quantised(dtype),
+                _ => self.to_dtype(DType::F32)?.quantised(dtype),
             });
         }
         if let Some(cast) = self.rounded(dtype) {
@@ -337,22 +373,31 @@ impl Tensor {
         Ok(Self { storage, shape: self.shape.clone() })
     }
 
-    /// float32 or bfloat16 rounded to int8, row by row.
-    fn quantised(&self) -> Self {
+    /// float32 or bfloat16 rounded to fewer bits, row by row.
+    fn quantised(&self, dtype: DType) -> Self {
         let cols = self.last_dim();
-        let rows = match &self.storage.data {
-            Data::Plain(Storage::Cpu(CpuStorage::BF16(data))) => Int8Rows::quantised(data, cols),
-            Data::Plain(Storage::Cpu(CpuStorage::F32(data))) => Int8Rows::quantised(data, cols),
-            _ => return self.clone(),
+        let weight = match &self.storage.data {
+            Data::Plain(Storage::Cpu(CpuStorage::BF16(data))) => Quantised::of(data, cols, dtype),
+            Data::Plain(Storage::Cpu(CpuStorage::F32(data))) => Quantised::of(data, cols, dtype),
+            _ => None,
         };
-        Self { storage: Held::new(Data::Int8(rows), self.len()), shape: self.shape.clone() }
+        let Some(weight) = weight else { return self.clone() };
+        Self { storage: Held::new(Data::Quantised(weight), dtype.bytes(self.len())), shape: self.shape.clone() }
     }
 
-    /// The rows of a tensor in int8.
-    pub(crate) fn int8_rows(&self) -> Option<&Int8Rows> {
+    /// What a tensor in fewer bits holds, on the host.
+    pub(crate) fn quantised_on_host(&self) -> Option<&Quantised> {
         match &self.storage.data {
-            Data::Int8(rows) => Some(rows),
-            Data::Plain(_) | Data::Device(_) => None,
+            Data::Quantised(weight) => Some(weight),
+            Data::Plain(_) | Data::Device(_) | Data::DeviceQuantised(_) => None,
+        }
+    }
+
+    /// What a tensor in fewer bits holds, on a device.
+    pub(crate) fn quantised_on_device(&self) -> Option<&QuantisedOnDevice> {
+        match &self.storage.data {
+            Data::DeviceQuantised(weight) => Some(weight),
+            Data::Plain(_) | Data::Quantised(_) | Data::Device(_) => None,
         }
     }
 
@@ -447,7 +492,7 @@ fn to_candle(dtype: DType) -> candle_core::DType {
         DType::F16 => candle_core::DType::F16,
         DType::F32 => candle_core::DType::F32,
         DType::F64 => candle_core::DType::F64,
-        DType::I64 | DType::I8 => candle_core::DType::I64,
+        DType::I64 | DType::I8 | DType::Nf4 => candle_core::DType::I64,
     }
 }
 

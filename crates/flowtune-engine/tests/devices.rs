@@ -127,12 +127,66 @@ fn what_encoders_and_vae_need() {
 }
 
 #[test]
+fn what_shares_a_moment_keeps_its_numbers() {
+    let options = optimizer::AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    for device in devices() {
+        let there = |seed| numbers(&[4, 5], seed).to_device(&device).unwrap();
+        let (mut weight, mut first, mut second) = (there(1), there(2), Tensor::zeros(&[4, 5], DType::F32));
+        second = second.to_device(&device).unwrap();
+        let (before, shared) =
+            ([weight.to_f32_vec().unwrap(), first.to_f32_vec().unwrap()], [weight.clone(), first.clone()]);
+        optimizer::adamw_step(&mut weight, &there(3), &mut first, &mut second, 1, options).unwrap();
+        assert_eq!(shared.map(|x| x.to_f32_vec().unwrap()), before, "{device:?}");
+        assert_ne!(first.to_f32_vec().unwrap(), before[1], "{device:?}");
+        assert!(second.to_f32_vec().unwrap().iter().all(|&x| x > 0.0), "{device:?}");
+    }
+}
+
+#[test]
+fn weights_in_fewer_bits_come_back_and_are_multiplied_as_their_numbers() {
+    for kind in [DType::I8, DType::Nf4] {
+        // Blocks of nf4 go through the rows.
+        let weight = numbers(&[7, 32], 1).to_dtype(kind).unwrap();
+        let numbers_of = weight.to_dtype(DType::F32).unwrap();
+        for device in devices() {
+            let there = weight.to_device(&device).unwrap();
+            assert_eq!((there.dtype(), there.device(), there.shape()), (kind, device.clone(), weight.shape()));
+            let back = there.to_device(&Device::cpu()).unwrap();
+            assert_eq!((back.dtype(), back.device()), (kind, Device::cpu()));
+            for dtype in [DType::F32, DType::BF16, DType::F64] {
+                let want = numbers_of.to_dtype(dtype).unwrap().to_f32_vec().unwrap();
+                assert_eq!(there.to_dtype(dtype).unwrap().to_f32_vec().unwrap(), want, "{device:?} {dtype:?}");
+                assert_eq!(back.to_dtype(dtype).unwrap().to_f32_vec().unwrap(), want, "{device:?} {dtype:?}");
+            }
+            for (dtype, bound) in [(DType::F32, F32), (DType::BF16, BF16)] {
+                let want = layer_over(&numbers_of.to_dtype(dtype).unwrap(), dtype);
+                for (i, (got, want)) in layer_over(&there, dtype).iter().zip(&want).enumerate() {
+                    assert_same(&format!("{kind:?} on {device:?}, {i}"), got, want, bound);
+                }
+            }
+        }
+    }
+}
+
+/// Value and gradients of a layer over a frozen weight `[7, 32]`, with a low-rank addition.
+fn layer_over(weight: &Tensor, dtype: DType) -> Vec<Tensor> {
+    let inputs = [numbers(&[2, 3, 32], 2).to_dtype(dtype).unwrap(), numbers(&[2, 32], 3), numbers(&[7, 2], 4)];
+    let frozen = Var::constant(weight.clone());
+    let layer = |t: &Tape, v: &[Var]| t.linear(&v[0], &frozen, Some(LowRank { a: &v[1], b: &v[2], scale: 0.5 }));
+    run(&layer, &inputs.map(|x| x.to_device(&weight.device()).unwrap()))
+}
+
+#[test]
 fn attention_with_a_mask_and_fewer_heads_of_keys() {
     let heads = [numbers(&[2, 9, 4, 8], 1), numbers(&[2, 9, 2, 8], 2), numbers(&[2, 9, 2, 8], 3)];
     // The first token of a sample that is padded on the left sees nothing.
     let mask = Tensor::from_vec((0..18).map(|i| i64::from(i >= 3)).collect(), &[2, 9]).unwrap();
     check("causal", &heads, |t| causal_attention::causal_attention(&t[0], &t[1], &t[2], None));
     check("padded", &heads, |t| causal_attention::causal_attention(&t[0], &t[1], &t[2], Some(&mask)));
+    check("rope of halves", &heads, |t| {
+        let table = causal_attention::rope_table(9, 8, 1e4).to_device(&t[0].device())?;
+        causal_attention::rope_half_split(&t[0], &table)
+    });
     check("full", &heads, |t| causal_attention::full_attention(&t[0], &t[1], &t[2]));
 }
 
@@ -157,8 +211,10 @@ fn optimizers() {
         for (got, want) in moved.iter().zip(&here) {
             assert_same(&format!("adamw {device:?}"), got, want, F32);
         }
-        let (got, want) = (optimizer::sum_of_squares(&there(&gradient)), optimizer::sum_of_squares(&gradient));
-        assert!((got.unwrap() / want.unwrap() - 1.0).abs() < 1e-12);
+        let (one, two) = (there(&gradient), there(&start[0]));
+        let got = optimizer::sum_of_squares(&[&one, &two]).unwrap();
+        let want = optimizer::sum_of_squares(&[&gradient, &start[0]]).unwrap();
+        assert!((got / want - 1.0).abs() < 1e-12);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flowtune_engine::Device;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,6 +18,8 @@ use crate::weights::Weights;
 pub struct ModelFolder {
     path: PathBuf,
     transformer: Option<PathBuf>,
+    /// What models compute on, if it was said.
+    device: Option<Device>,
     class_name: String,
     is_distilled: bool,
 }
@@ -85,13 +88,30 @@ impl ModelFolder {
                 format!("describes a {}; flowtune trains FLUX.2 (Flux2Pipeline, Flux2KleinPipeline)", index.class_name);
             return Err(layout_error(&file, problem));
         }
-        Ok(Self { path, transformer: None, class_name: index.class_name, is_distilled: index.is_distilled })
+        Ok(Self {
+            path,
+            transformer: None,
+            device: None,
+            class_name: index.class_name,
+            is_distilled: index.is_distilled,
+        })
     }
 
     /// The same with the transformer from another place: a folder, or a file in any layout that [`Weights::open`] knows.
     #[must_use]
     pub fn with_transformer(self, transformer: Option<&Path>) -> Self {
         Self { transformer: transformer.map(Path::to_path_buf), ..self }
+    }
+
+    /// The same with models that compute on `device`, and not on [`Device::preferred`].
+    #[must_use]
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: Some(device.clone()), ..self }
+    }
+
+    /// What models compute on.
+    pub(crate) fn device(&self) -> Result<Device> {
+        Ok(self.device.clone().map_or_else(Device::preferred, Ok)?)
     }
 
     /// Where the transformer is.
@@ -145,9 +165,10 @@ impl ModelFolder {
     /// Loads the VAE.
     ///
     /// # Errors
-    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`.
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`; `DEVICE_UNAVAILABLE`.
     pub fn vae(&self) -> Result<AutoencoderKLFlux2> {
-        AutoencoderKLFlux2::load(self.config::<VaeConfig>("vae")?, &self.weights("vae")?)
+        let weights = self.weights("vae")?.on(&self.device()?);
+        AutoencoderKLFlux2::load(self.config::<VaeConfig>("vae")?, &weights)
     }
 
     /// Configuration of the text encoder.
@@ -159,14 +180,19 @@ impl ModelFolder {
         TextConfig::from_json(&read_json::<Value>(&file)?, &file)
     }
 
-    /// Loads the text encoder as far as FLUX.2 needs it: hidden states 9, 18, 27 of Qwen3, 10, 20, 30 of Mistral3.
+    /// Loads the text encoder as far as FLUX.2 needs it: hidden states 9, 18, 27 of Qwen3, 10, 20, 30 of Mistral3. Where a
+    /// card has no room for it, to the host, where captions take longer.
     ///
     /// # Errors
-    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`.
+    /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH`, `IO`; `DEVICE_UNAVAILABLE`.
     pub fn text_encoder(&self) -> Result<TextEncoder> {
+        /// A matrix in float32 for a product, and activations.
+        const BESIDE_WEIGHTS: usize = 2 << 30;
         let config = self.text_config()?;
         let layers = config.family.flux2_layers();
-        TextEncoder::load(config, &self.weights("text_encoder")?, &layers)
+        let weights = self.weights("text_encoder")?;
+        let device = self.device()?.with_room_for(weights.stored_bytes() + BESIDE_WEIGHTS)?;
+        TextEncoder::load(config, &weights.on(&device), &layers)
     }
 
     /// Loads the tokenizer with the prompt style of the text encoder.

@@ -24,6 +24,20 @@ pub enum Quantization {
     /// The blocks' weights are bytes with a scale for each output; activations are rounded to bytes token by token when
     /// they meet them.
     Int8,
+    /// The blocks' weights are half bytes, 4-bit NormalFloats, with a scale for each 64 of them (QLoRA); they are made into
+    /// numbers where they are multiplied.
+    Nf4,
+}
+
+impl Quantization {
+    /// Type that matrices of blocks are kept in; none when they are as they are computed with.
+    fn dtype(self) -> Option<DType> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(DType::I8),
+            Self::Nf4 => Some(DType::Nf4),
+        }
+    }
 }
 
 /// Types of weights and of computation. Sums, norms, the residual stream, softmax, the loss, adapters and optimizers are
@@ -48,6 +62,9 @@ impl Precision {
     /// A frozen base in int8, activations in bfloat16.
     pub const INT8: Self = Self { quantization: Quantization::Int8, ..Self::BFLOAT16 };
 
+    /// A frozen base in 4-bit NormalFloat, activations in bfloat16.
+    pub const NF4: Self = Self { quantization: Quantization::Nf4, ..Self::BFLOAT16 };
+
     /// Type of activations.
     pub fn compute(self) -> DType {
         match self.dtype {
@@ -60,9 +77,9 @@ impl Precision {
     /// for all that the blocks see goes through them.
     pub fn weight(self, name: &str, shape: &[usize]) -> DType {
         let in_block = name.starts_with("transformer_blocks.") || name.starts_with("single_transformer_blocks.");
-        match (self.trainable, shape.len(), self.quantization) {
+        match (self.trainable, shape.len(), self.quantization.dtype()) {
             (true, ..) => DType::F32,
-            (false, 2, Quantization::Int8) if in_block => DType::I8,
+            (false, 2, Some(fewer_bits)) if in_block => fewer_bits,
             (false, 2, _) => self.compute(),
             _ => DType::F32,
         }

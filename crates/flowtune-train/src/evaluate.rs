@@ -66,10 +66,8 @@ pub fn evaluate(options: EvaluateOptions, control: &Control) -> Result<EvaluateS
     let session = Session::open(&recipe, &emit, control)?;
     let model = match (&run_dir, recipe.mode) {
         (Some(dir), Mode::Full) => {
-            let weights = flowtune_models::Weights::open(dir.join("transformer"))?;
-            let model = Flux2Transformer::load(session.folder.transformer_config()?, &weights, recipe.precision())?;
-            model.to_device(&Device::preferred()?)?;
-            model
+            let weights = flowtune_models::Weights::open(dir.join("transformer"))?.on(&Device::preferred()?);
+            Flux2Transformer::load(session.folder.transformer_config()?, &weights, recipe.precision())?
         }
         _ => session.folder.transformer(recipe.precision())?,
     };

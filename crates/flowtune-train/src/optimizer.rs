@@ -148,11 +148,7 @@ impl AdamW {
 /// # Errors
 /// `SHAPE_MISMATCH` when a gradient is not float32.
 pub fn clip_grad_norm(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
-    let mut sum = 0.0;
-    for tensor in gradients.tensors() {
-        sum += kernel::sum_of_squares(tensor)?;
-    }
-    let norm = sum.sqrt();
+    let norm = kernel::sum_of_squares(&gradients.tensors().collect::<Vec<_>>())?.sqrt();
     let factor = max_norm / (norm + 1e-6);
     if max_norm > 0.0 && factor < 1.0 {
         for tensor in gradients.tensors_mut() {

@@ -15,18 +15,9 @@ fn describe(case: &CaseReport) -> String {
     format!("{}: {:?} {}", case.name, case.message, off.collect::<Vec<_>>().join(", "))
 }
 
-#[test]
-fn every_case_is_within_its_bounds() {
-    let report = verify(
-        VerifyOptions {
-            paths: vec![fixtures("cases")],
-            dtype: ComputeDtype::Float32,
-            quantization: Quantization::None,
-            device: DeviceKind::Preferred,
-        },
-        &Control::default(),
-    )
-    .unwrap();
+/// Every case, in float32.
+fn every_case(device: DeviceKind) {
+    let report = verify(in_float32(fixtures("cases"), device), &Control::default()).unwrap();
     for case in &report.cases {
         let worst = case.tensors.iter().map(|t| t.error / t.bound.max(1e-30)).fold(0.0, f64::max);
         println!("{:20} {:3} tensors, worst at {:.3} of its bound", case.name, case.tensors.len(), worst);
@@ -34,6 +25,15 @@ fn every_case_is_within_its_bounds() {
     let failures: Vec<String> = report.cases.iter().filter(|c| !c.ok).map(describe).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(report.cases.len(), 15);
+}
+
+fn in_float32(path: PathBuf, device: DeviceKind) -> VerifyOptions {
+    VerifyOptions { paths: vec![path], dtype: ComputeDtype::Float32, quantization: Quantization::None, device }
+}
+
+#[test]
+fn every_case_is_within_its_bounds() {
+    every_case(DeviceKind::Preferred);
 }
 
 /// Every training case; bounds in `verify/case.rs`.
@@ -56,40 +56,41 @@ fn gradients_over_an_int8_base_point_where_the_references_do() {
 }
 
 #[test]
-fn training_composed_of_candles_operations_is_within_its_bounds() {
-    training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Composed);
-    training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Composed);
+fn losses_over_an_nf4_base_are_near_the_references() {
+    training_cases(ComputeDtype::Bfloat16, Quantization::Nf4, DeviceKind::Preferred);
 }
 
+#[test]
+fn what_is_composed_of_candles_operations_is_within_its_bounds() {
+    every_case(DeviceKind::Composed);
+    assert_eq!(whole_pipeline("pipeline", DeviceKind::Composed), 12);
+    assert_eq!(whole_pipeline("edit", DeviceKind::Composed), 6);
+    for quantization in [Quantization::None, Quantization::Int8, Quantization::Nf4] {
+        training_cases(ComputeDtype::Bfloat16, quantization, DeviceKind::Composed);
+    }
+}
+
+/// Without the whole pipelines and fewer bits, which take minutes.
 #[cfg(feature = "emulate")]
 #[test]
-fn training_by_emulated_kernels_is_within_its_bounds() {
-    training_cases(ComputeDtype::Float32, Quantization::None, DeviceKind::Emulated);
+fn what_emulated_kernels_compute_is_within_its_bounds() {
+    every_case(DeviceKind::Emulated);
     training_cases(ComputeDtype::Bfloat16, Quantization::None, DeviceKind::Emulated);
 }
 
 /// Everything of a model folder, and the number of tensors that were compared.
-fn whole_pipeline(name: &str) -> usize {
-    let report = verify(
-        VerifyOptions {
-            paths: vec![fixtures(name)],
-            dtype: ComputeDtype::Float32,
-            quantization: Quantization::None,
-            device: DeviceKind::Preferred,
-        },
-        &Control::default(),
-    )
-    .unwrap();
+fn whole_pipeline(name: &str, device: DeviceKind) -> usize {
+    let report = verify(in_float32(fixtures(name), device), &Control::default()).unwrap();
     assert!(report.ok, "{}", describe(&report.cases[0]));
     report.cases[0].tensors.len()
 }
 
 #[test]
 fn the_whole_pipeline_is_within_its_bounds() {
-    assert_eq!(whole_pipeline("pipeline"), 12);
+    assert_eq!(whole_pipeline("pipeline", DeviceKind::Preferred), 12);
 }
 
 #[test]
 fn an_image_made_from_references_is_within_its_bound() {
-    assert_eq!(whole_pipeline("edit"), 6);
+    assert_eq!(whole_pipeline("edit", DeviceKind::Preferred), 6);
 }

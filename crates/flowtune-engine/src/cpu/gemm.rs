@@ -10,7 +10,7 @@ use crate::cpu::parallel;
 use crate::cpu::product::{self, Bf16, F32, Made, Panels, Right, Term};
 use crate::dtype::Stored;
 use crate::error::{Error, Result};
-use crate::int8::{Int8Rows, Side};
+use crate::quant::{Int8Rows, Side};
 
 /// A type that matrices hold.
 pub(crate) trait Multiply: Stored {

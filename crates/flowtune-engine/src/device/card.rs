@@ -37,6 +37,17 @@ impl Device {
         ask().map(Some).map_err(|e| crate::error::Error::NoDevice { reason: e.to_string() })
     }
 
+    /// This device, where `bytes` are free on it, else the CPU.
+    ///
+    /// # Errors
+    /// As [`Device::card`].
+    pub fn with_room_for(self, bytes: usize) -> Result<Self> {
+        match self.card()? {
+            Some(card) if card.available_memory < bytes as u64 => Ok(Self::cpu()),
+            _ => Ok(self),
+        }
+    }
+
     /// The card that this is: none in a build without feature `cuda`.
     ///
     /// # Errors
@@ -45,4 +56,24 @@ impl Device {
     pub fn card(&self) -> Result<Option<Card>> {
         Ok(None)
     }
+}
+
+/// What a device that is just opened is told, before anything is in its memory.
+#[cfg(feature = "cuda")]
+pub(super) fn prepare(place: &candle_core::Device) -> Result<()> {
+    use candle_core::cuda_backend::cudarc::driver::{result, sys};
+    let candle_core::Device::Cuda(device) = place else { return Ok(()) };
+    // SAFETY: all is queued on the one stream of this device, in order; no event has to say when something may be read.
+    unsafe { device.disable_event_tracking() };
+    // The pool keeps what is freed: by default the driver takes it back whenever the stream is idle, and each step would ask
+    // for it anew.
+    let (stream, mut threshold) = (device.cuda_stream(), u64::MAX);
+    // SAFETY: the device is open, its pool is the driver's, and the attribute has 64 bits.
+    let kept = unsafe {
+        result::device::get_default_mem_pool(stream.context().cu_device()).and_then(|pool| {
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast())
+        })
+    };
+    kept.map_err(|e| crate::error::Error::NoDevice { reason: e.to_string() })
 }

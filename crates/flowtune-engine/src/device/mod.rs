@@ -10,9 +10,11 @@ pub(crate) mod composed;
 #[cfg(any(feature = "emulate", feature = "cuda"))]
 mod fused;
 mod operations;
+mod weight;
 
 pub use card::Card;
 pub(crate) use operations::*;
+pub(crate) use weight::{QuantisedOnDevice, Weight};
 
 use std::fmt;
 
@@ -65,7 +67,10 @@ impl Device {
         static OPEN: std::sync::Mutex<Vec<(usize, Place)>> = std::sync::Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !open.iter().any(|(known, _)| *known == ordinal) {
-            let place = Place::new_cuda(ordinal).map_err(|e| Error::NoDevice { reason: e.to_string() })?;
+            // One stream for all threads. candle's own default is a stream for each, and Node makes, uses and drops tensors on
+            // several: what one thread frees another might still be reading.
+            let place = Place::new_cuda_with_stream(ordinal).map_err(|e| Error::NoDevice { reason: e.to_string() })?;
+            card::prepare(&place)?;
             open.push((ordinal, place));
         }
         let place = open.iter().find(|(known, _)| *known == ordinal).map(|(_, place)| (place.clone(), Kernels::Cuda));

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Tensor as Twin};
 
-use super::composed::{self, Rope};
+use super::composed::{self, LowRank, Rope};
+use super::weight::Weight;
 use super::{Kernels, made, made_some};
 use crate::error::Result;
 use crate::ops::optimizer::AdamWStep;
@@ -16,6 +17,83 @@ macro_rules! fused {
             return made($kernels, Ok(result?));
         }
     };
+}
+
+/// Output and log-sum-exp, for [`attention_backward`].
+pub(crate) fn attention(kernels: Kernels, [q, k, v]: [&Twin; 3]) -> Result<(Twin, Twin)> {
+    #[cfg(any(feature = "emulate", feature = "cuda"))]
+    if let Some(result) = super::fused::attention(kernels, q, k, v) {
+        return result;
+    }
+    let _ = kernels;
+    Ok(composed::attention(q, k, v)?)
+}
+
+pub(crate) fn attention_backward(
+    kernels: Kernels,
+    qkv: [&Twin; 3],
+    out: &Twin,
+    lse: &Twin,
+    g: &Twin,
+) -> Result<[Tensor; 3]> {
+    #[cfg(any(feature = "emulate", feature = "cuda"))]
+    if let Some(gradients) = super::fused::attention_backward(kernels, qkv, out, lse, g) {
+        return all_made(kernels, gradients?);
+    }
+    all_made(kernels, composed::attention_backward(qkv, out, lse, g)?)
+}
+
+fn all_made(kernels: Kernels, [a, b, c]: [Twin; 3]) -> Result<[Tensor; 3]> {
+    Ok([made(kernels, Ok(a))?, made(kernels, Ok(b))?, made(kernels, Ok(c))?])
+}
+
+pub(crate) fn linear(
+    kernels: Kernels,
+    x: &Twin,
+    weight: &Weight,
+    low_rank: Option<&LowRank>,
+    dtype: DType,
+) -> Result<Tensor> {
+    let weight = weight.for_product(x.dtype())?;
+    fused!(kernels, super::fused::linear(kernels, x, &weight, low_rank, dtype));
+    made(kernels, composed::linear(x, &weight, low_rank, dtype))
+}
+
+pub(crate) fn linear_backward(
+    kernels: Kernels,
+    x: Option<&Twin>,
+    weight: &Weight,
+    low_rank: Option<&LowRank>,
+    g: &Twin,
+    needs: &[bool],
+) -> Result<Vec<Option<Tensor>>> {
+    let weight = weight.for_product(g.dtype())?;
+    let some = |gradients: Vec<Option<Twin>>| gradients.into_iter().map(|x| made_some(kernels, x)).collect();
+    #[cfg(any(feature = "emulate", feature = "cuda"))]
+    if let Some(gradients) = super::fused::linear_backward(kernels, x, &weight, low_rank, g, needs) {
+        return some(gradients?);
+    }
+    some(composed::linear_backward(x, &weight, low_rank, g, needs)?)
+}
+
+/// Bytes times the scale of their row: codes `[rows, cols]` in two's complement, scales `[rows]`.
+pub(crate) fn int8_rows(kernels: Kernels, codes: &Twin, scales: &Twin, dtype: DType) -> Result<Twin> {
+    #[cfg(any(feature = "emulate", feature = "cuda"))]
+    if let Some(result) = super::fused::int8_rows(kernels, codes, scales, dtype) {
+        return result;
+    }
+    let _ = kernels;
+    Ok(composed::int8_rows(codes, scales, dtype)?)
+}
+
+/// nf4 as a matrix of `extents`: codes two in a byte, scales one for each 64, values `[16]`.
+pub(crate) fn nf4(kernels: Kernels, parts: [&Twin; 3], extents: [usize; 2], dtype: DType) -> Result<Twin> {
+    #[cfg(any(feature = "emulate", feature = "cuda"))]
+    if let Some(result) = super::fused::nf4(kernels, parts, extents, dtype) {
+        return result;
+    }
+    let _ = kernels;
+    Ok(composed::nf4(parts, extents, dtype)?)
 }
 
 pub(crate) fn gated_residual(kernels: Kernels, x: &Twin, gate: &Twin, y: &Twin) -> Result<Tensor> {
@@ -93,28 +171,31 @@ pub(crate) fn rms_norm_rope_weight_gradient(
     made(kernels, composed::rms_norm_rope_weight_gradient(x, rope, g, eps))
 }
 
-/// Weight and moments after a step of AdamW.
+/// The weight after a step of AdamW; the moments are changed.
 pub(crate) fn adamw(
     kernels: Kernels,
-    [weight, first, second]: [&Twin; 3],
+    weight: &Twin,
     gradient: &Twin,
+    [first, second]: [&mut Tensor; 2],
     step: AdamWStep,
-) -> Result<[Tensor; 3]> {
+) -> Result<Tensor> {
+    let moments = [first.unshared()?, second.unshared()?];
     #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(moved) = super::fused::adamw(kernels, [weight, first, second], gradient, step) {
-        let [weight, first, second] = moved?;
-        return Ok([made(kernels, Ok(weight))?, made(kernels, Ok(first))?, made(kernels, Ok(second))?]);
+    if let Some(moved) = super::fused::adamw(kernels, weight, gradient, moments.each_ref(), step) {
+        return made(kernels, Ok(moved?));
     }
-    let [weight, first, second] = composed::adamw([weight, first, second], gradient, step)?;
-    Ok([made(kernels, Ok(weight))?, made(kernels, Ok(first))?, made(kernels, Ok(second))?])
+    let [m, v] = moments.each_ref();
+    let [weight, m, v] = all_made(kernels, composed::adamw([weight, m, v], gradient, step)?)?;
+    (*first, *second) = (m, v);
+    Ok(weight)
 }
 
-/// Σ x², a number of the host.
-pub(crate) fn sum_of_squares(kernels: Kernels, x: &Twin) -> Result<f64> {
+/// Σ x² of each, numbers of the host.
+pub(crate) fn sums_of_squares(kernels: Kernels, tensors: &[Twin]) -> Result<Vec<f64>> {
     #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(sum) = super::fused::sum_of_squares(kernels, x) {
-        return sum;
+    if let Some(sums) = super::fused::sums_of_squares(kernels, tensors) {
+        return sums;
     }
     let _ = kernels;
-    Ok(composed::sum_of_squares(x)?)
+    Ok(composed::sums_of_squares(tensors)?)
 }

@@ -3,19 +3,24 @@
 use std::marker::PhantomData;
 
 use super::launch::Arg;
+use super::product::Kind;
 
 /// A type that activations and weights have in memory; kernels compute in float32.
 pub trait Value: bytemuck::Pod {
     /// What the kernels' names end in.
     const NAME: &'static str;
+    /// What it is to a product.
+    const OPERAND: Kind;
 }
 
 impl Value for f32 {
     const NAME: &'static str = "f32";
+    const OPERAND: Kind = Kind::F32;
 }
 
 impl Value for half::bf16 {
     const NAME: &'static str = "bf16";
+    const OPERAND: Kind = Kind::Bf16;
 }
 
 /// What has to happen to a buffer once the launches that use it are queued, when it goes out of scope.
@@ -63,6 +68,14 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+impl View<'_, u8> {
+    /// The same bytes as numbers in two's complement.
+    pub fn signed(&self) -> View<'_, i8> {
+        // SAFETY: as many of the same size, there for as long as `self`.
+        unsafe { View::new(self.address, self.len) }
+    }
+}
+
 impl<'a, T> ViewMut<'a, T> {
     /// `len` elements from `address` on.
     ///
@@ -93,16 +106,20 @@ fn part<T>(address: u64, of: usize, offset: usize, len: usize) -> Option<u64> {
 pub(super) trait Buffer {
     /// How many elements.
     fn len(&self) -> usize;
+    /// Where the first is.
+    fn address(&self) -> u64;
     /// The address, for a kernel.
-    fn arg(&self) -> Arg;
+    fn arg(&self) -> Arg {
+        Arg::Pointer(self.address())
+    }
 }
 
 impl<T> Buffer for View<'_, T> {
     fn len(&self) -> usize {
         self.len
     }
-    fn arg(&self) -> Arg {
-        Arg::Pointer(self.address)
+    fn address(&self) -> u64 {
+        self.address
     }
 }
 
@@ -110,7 +127,7 @@ impl<T> Buffer for ViewMut<'_, T> {
     fn len(&self) -> usize {
         self.len
     }
-    fn arg(&self) -> Arg {
-        Arg::Pointer(self.address)
+    fn address(&self) -> u64 {
+        self.address
     }
 }

@@ -1,15 +1,18 @@
 //! The kernels on an NVIDIA card, through candle's device: PTX that the driver translates for the card.
 
+use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::{CudaDevice, DeviceLocation, backend::BackendDevice};
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::buffer::{View, ViewMut};
 use super::grid::Grid;
 use super::launch::{Arg, Kernel, Launcher};
+use super::product::{ColumnMajor, Kind, Operand, Product};
 use crate::error::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
@@ -84,6 +87,56 @@ impl Launcher for Cuda {
             LaunchConfig { grid_dim: (grid.blocks, 1, 1), block_dim: (grid.threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the caller's.
         unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+
+    unsafe fn product(&self, product: &Product) -> Result<()> {
+        let ColumnMajor { transposed: [b, a], extents: [n, m, k], steps, groups, count } = ColumnMajor::of(product)?;
+        let operation = |transposed| match transposed {
+            true => sys::cublasOperation_t::CUBLAS_OP_T,
+            false => sys::cublasOperation_t::CUBLAS_OP_N,
+        };
+        let kind = |operand: &Operand| match operand.kind {
+            Kind::F32 => sys::cudaDataType_t::CUDA_R_32F,
+            Kind::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        };
+        let address = |operand: &Operand| {
+            let size = match operand.kind {
+                Kind::F32 => 4,
+                Kind::Bf16 => 2,
+            };
+            operand.address + operand.place.start as u64 * size
+        };
+        let (blas, scale, keep) = (self.device.cublas_handle(), product.scale, f32::from(u8::from(product.add)));
+        // SAFETY: the caller's; the factors are float32, as the type of the sums says they must be.
+        unsafe {
+            gemm_strided_batched_ex(
+                *blas.handle(),
+                operation(b),
+                operation(a),
+                n,
+                m,
+                k,
+                std::ptr::from_ref(&scale).cast(),
+                address(&product.b) as *const c_void,
+                kind(&product.b),
+                steps[0],
+                groups[0],
+                address(&product.a) as *const c_void,
+                kind(&product.a),
+                steps[1],
+                groups[1],
+                std::ptr::from_ref(&keep).cast(),
+                address(&product.c) as *mut c_void,
+                kind(&product.c),
+                steps[2],
+                groups[2],
+                count,
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .w()?;
         Ok(())
     }
 

@@ -3,9 +3,16 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
+use half::bf16;
+
 use super::buffer::{View, ViewMut};
 use super::grid::Grid;
 use super::launch::{Arg, Kernel, Launcher};
+use super::product::{Kind, Operand, Place, Product};
+use crate::cpu::gemm::Multiply;
+use crate::cpu::mat::{Mat, MatMut, Threads, Write};
+use crate::cpu::product::Term;
+use crate::dtype::Stored;
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
@@ -90,6 +97,17 @@ impl Launcher for Emulated {
         }
     }
 
+    unsafe fn product(&self, product: &Product) -> Result<()> {
+        let own = match (product.a.kind, product.c.kind) {
+            (Kind::F32, _) => multiplied::<f32, f32>,
+            (Kind::Bf16, Kind::F32) => multiplied::<bf16, f32>,
+            (Kind::Bf16, Kind::Bf16) => multiplied::<bf16, bf16>,
+        };
+        // SAFETY: the caller's; the kinds are those of the operands.
+        (0..product.groups).for_each(|group| unsafe { own(product, group) });
+        Ok(())
+    }
+
     fn scratch(&self, bytes: usize) -> Result<Vec<u64>> {
         // NaNs: what is read before it is written shows.
         Ok(vec![u64::MAX; bytes.div_ceil(size_of::<u64>())])
@@ -98,6 +116,27 @@ impl Launcher for Emulated {
     fn address(&self, memory: &Vec<u64>) -> u64 {
         memory.as_ptr() as u64
     }
+}
+
+/// The product of one group.
+///
+/// # Safety
+/// As [`Launcher::product`], with matrices of these types.
+unsafe fn multiplied<T: Multiply<Compute = f32>, O: Stored<Compute = f32>>(product: &Product, group: usize) {
+    let Product { a, b, c, scale, add, .. } = *product;
+    let start = |Place { start, group: step, .. }: Place| start + group * step;
+    let len = |Place { rows, cols, step, .. }: Place| (rows - 1) * step + cols;
+    let mat = |Operand { address, place, .. }: Operand| {
+        // SAFETY: the caller's.
+        let data = unsafe { std::slice::from_raw_parts((address as *const T).add(start(place)), len(place)) };
+        let mat = Mat::strided(data, place.rows, place.cols, place.step);
+        if place.transposed { mat.t() } else { mat }
+    };
+    // SAFETY: the caller's.
+    let out = unsafe { std::slice::from_raw_parts_mut((c.address as *mut O).add(start(c.place)), len(c.place)) };
+    let out = MatMut::strided(out, c.place.rows, c.place.cols, c.place.step);
+    let write = if add { Write::Add } else { Write::Set };
+    T::multiply(out, write, scale, &[Term { a: mat(a), b: mat(b).into() }], Threads::All);
 }
 
 /// What `Kind` of `kernels/emulate/entry.h` an argument is, and where its value lies.

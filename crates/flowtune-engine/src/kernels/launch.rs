@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::buffer::{Buffer, View};
 use super::grid::Grid;
+use super::product::Product;
 use crate::error::{Error, Result};
 
 /// One argument of a kernel.
@@ -66,6 +67,15 @@ pub trait Launcher {
     /// # Errors
     /// What the device says.
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()>;
+
+    /// Queues a product of matrices.
+    ///
+    /// # Safety
+    /// The matrices must be within their buffers, and c in no other's use.
+    ///
+    /// # Errors
+    /// What the device says.
+    unsafe fn product(&self, product: &Product) -> Result<()>;
 
     /// Memory that is not filled, aligned for any number; giving it back is queued like a launch.
     ///

@@ -3,6 +3,7 @@
 //! A function checks extents, says how many blocks of how many threads there are, and hands the launch to a [`Launcher`]:
 //! candle's CUDA device, or the emulator that runs the same sources on the CPU. None waits for its result, and none
 //! allocates but for the partial sums of reductions, which go through two kernels so that their order is fixed.
+//! Products of matrices are cuBLAS's, on the CPU this crate's own.
 //! Formulas and types are those of [`crate::ops`]: what is added up or small stays float32 where values are bfloat16.
 
 mod attention;
@@ -18,6 +19,7 @@ mod norm;
 mod norm_rope;
 mod optimizer;
 mod optimizer8;
+mod product;
 mod quant;
 mod residual;
 mod sums;
@@ -39,6 +41,7 @@ pub use norm::{Modulated, layer_norm_modulate, layer_norm_modulate_dx, layer_nor
 pub use norm_rope::{RopeHeads, rms_norm_rope, rms_norm_rope_dw, rms_norm_rope_dx};
 pub use optimizer::{adamw, clip, scale, sum, sum_of_squares};
 pub use optimizer8::{MOMENTS_PER_SCALE, Moments8, adamw8, dynamic_table};
-pub use quant::{NF4, NF4_BLOCK, int8_rows, nf4, stochastic_round};
+pub use product::{ColumnMajor, Factor, Kind, Operand, Place, Product, product};
+pub use quant::{int8_rows, nf4, stochastic_round};
 pub use residual::{gated_residual, gated_residual_dy, gated_residual_gate_gradient};
 pub use swiglu::{swiglu, swiglu_dx};

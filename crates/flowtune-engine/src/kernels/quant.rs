@@ -4,33 +4,11 @@ use super::buffer::{Buffer, Value, View, ViewMut};
 use super::grid::Grid;
 use super::launch::{Arg, Kernel, Launcher, check, launch};
 use crate::error::Result;
+use crate::quant::NF4_BLOCK;
 
 const FILE: &str = "quant";
 
-/// Elements of nf4 that share a scale.
-pub const NF4_BLOCK: usize = 64;
-
-/// The values of nf4 (arXiv:2305.14314, appendix E).
-pub const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
-/// out `[n]` from nf4: two codes in a byte, the first in the high half, scales one for each 64, table [`NF4`] `[16]`.
+/// out `[n]` from nf4: two codes in a byte, the first in the high half, scales one for each 64, table [`crate::NF4`] `[16]`.
 ///
 /// # Errors
 /// `SHAPE_MISMATCH` when the lengths do not fit.

@@ -11,7 +11,7 @@ use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
-use crate::device::{self, Kernels, composed};
+use crate::device::{self, Kernels};
 use crate::dtype::{Real, Stored, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::tape::{Tape, Var};
@@ -47,14 +47,14 @@ impl Tape {
 
 impl Tape {
     fn attention_on_device(&self, on: Kernels, twins: [Twin; 3], inputs: [&Var; 3]) -> Result<Var> {
-        let (out, lse) = composed::attention(&twins[0], &twins[1], &twins[2])?;
+        let (out, lse) = device::attention(on, twins.each_ref())?;
         Ok(self.record(&inputs, device::made(on, Ok(out.clone()))?, |_| {
             move |g: Tensor| {
                 let Some((_, [g])) = device::operands("attention", [&g])? else {
                     return Err(Error::Device { op: "attention" });
                 };
-                let gradients = composed::attention_backward(twins.each_ref(), &out, &lse, &g)?;
-                gradients.into_iter().map(|gradient| device::made(on, Ok(gradient)).map(Some)).collect()
+                let gradients = device::attention_backward(on, twins.each_ref(), &out, &lse, &g)?;
+                Ok(gradients.map(Some).into())
             }
         }))
     }

@@ -197,6 +197,9 @@ pub fn rope_half_split(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
             return Err(shape_error("rope", "table", format!("[1, {tokens}, {head_dim} / 2]"), t.shape()));
         }
     }
+    if let Some((on, [x, cos, sin])) = device::operands("rope", [x, &table.cos, &table.sin])? {
+        return device::made(on, composed::rope_half_split(&x, &cos, &sin));
+    }
     with_real!(x.dtype(), "rope", T => {
         let (cos, sin, xs) = (table.cos.as_slice::<T>()?, table.sin.as_slice::<T>()?, x.as_slice::<T>()?);
         let row = heads * head_dim;

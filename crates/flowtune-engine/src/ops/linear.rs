@@ -5,11 +5,11 @@ use candle_core::{DType as Kind, Tensor as Twin};
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
-use crate::cpu::product::Term;
-use crate::device::{self, Kernels, composed};
+use crate::cpu::product::{Right, Term};
+use crate::device::{self, Kernels, Weight, composed};
 use crate::dtype::{Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
-use crate::int8::Side;
+use crate::quant::{Quantised, Side};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -112,15 +112,13 @@ struct OnDevice {
     /// `[rows, in]`; none once it is known that no gradient needs it.
     x: Option<Twin>,
     dtype: Kind,
-    weight: Twin,
+    weight: Weight,
     low_rank: Option<composed::LowRank>,
 }
 
 impl OnDevice {
     fn of(x: &Var, weight: &Var, low_rank: Option<&LowRank>) -> Result<Option<Self>> {
-        let Some((kernels, [x, weight])) = device::operands(OP, [x.tensor(), weight.tensor()])? else {
-            return Ok(None);
-        };
+        let Some((kernels, x, weight)) = operands(x.tensor(), weight.tensor())? else { return Ok(None) };
         let low_rank = match low_rank {
             None => None,
             Some(LowRank { a, b, scale }) => {
@@ -130,47 +128,41 @@ impl OnDevice {
                 Some(composed::LowRank::new(&a, &b, *scale, x.dtype())?)
             }
         };
-        let x = x.reshape(((), x.dim(candle_core::D::Minus1)?))?;
         Ok(Some(Self { kernels, dtype: x.dtype(), x: Some(x), weight, low_rank }))
-    }
-
-    /// Gradients of x, the weight, A and B, those that are needed.
-    fn backward(&self, g: &Twin, needs: &[bool]) -> candle_core::Result<Vec<Option<Twin>>> {
-        let g = g.reshape(((), g.dim(candle_core::D::Minus1)?))?.to_dtype(self.dtype)?;
-        let low_rank = self.low_rank.as_ref();
-        let mut gradients = vec![None; needs.len()];
-        if needs[0] {
-            gradients[0] = Some(composed::input_gradient(&g, &self.weight, low_rank)?);
-        }
-        let Some(x) = &self.x else { return Ok(gradients) };
-        if needs[1] {
-            gradients[1] = Some(composed::weight_gradient(&g, x)?);
-        }
-        if let Some(low_rank) = low_rank {
-            let of_matrices = composed::low_rank_gradients(x, &g, low_rank, [needs[2], needs[3]])?;
-            gradients.truncate(2);
-            gradients.extend(of_matrices);
-        }
-        Ok(gradients)
     }
 }
 
 const OP: &str = "linear";
 
+/// The rows of x and the weight, when they are on a device.
+fn operands(x: &Tensor, weight: &Tensor) -> Result<Option<(Kernels, Twin, Weight)>> {
+    match (device::operands(OP, [x])?, Weight::of(OP, weight)?) {
+        (None, None) => Ok(None),
+        (Some((kernels, [x])), Some((same, weight))) if kernels == same => Ok(Some((kernels, as_rows(&x)?, weight))),
+        _ => Err(Error::Device { op: OP }),
+    }
+}
+
+/// The last dimension as columns, all others as rows.
+fn as_rows(x: &Twin) -> candle_core::Result<Twin> {
+    x.reshape(((), x.dim(candle_core::D::Minus1)?))
+}
+
 impl Tape {
     fn on_device(&self, mut layer: OnDevice, inputs: &[&Var], out: Kind, d: Dims) -> Result<Var> {
         let Some(x) = &layer.x else { return Err(Error::Device { op: OP }) };
-        let value = composed::linear(x, &layer.weight, layer.low_rank.as_ref(), out);
-        let x_shape = inputs[0].tensor().shape().to_vec();
         let on = layer.kernels;
-        let value = device::made(on, value)?.reshape(&d.output_shape(inputs[0].tensor()))?;
+        let value = device::linear(on, x, &layer.weight, layer.low_rank.as_ref(), out)?;
+        let x_shape = inputs[0].tensor().shape().to_vec();
+        let value = value.reshape(&d.output_shape(inputs[0].tensor()))?;
         Ok(self.record(inputs, value, |needs| {
             // What only gradients of weights need is not kept for frozen ones.
             layer.x = layer.x.filter(|_| needs[1..].contains(&true));
             move |g: Tensor| {
                 let Some((_, [g])) = device::operands(OP, [&g])? else { return Err(Error::Device { op: OP }) };
-                let gradients = layer.backward(&g, &needs)?.into_iter().map(|gradient| device::made_some(on, gradient));
-                let mut gradients = gradients.collect::<Result<Vec<_>>>()?;
+                let g = as_rows(&g)?.to_dtype(layer.dtype)?;
+                let OnDevice { x, weight, low_rank, .. } = &layer;
+                let mut gradients = device::linear_backward(on, x.as_ref(), weight, low_rank.as_ref(), &g, &needs)?;
                 gradients[0] = gradients[0].take().map(|dx| dx.reshape(&x_shape)).transpose()?;
                 Ok(gradients)
             }
@@ -249,13 +241,10 @@ fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> 
 /// `SHAPE_MISMATCH` when the extents do not fit.
 pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let d = Dims::of(x, weight, None)?;
-    if let Some((on, [twin, weight])) = device::operands(OP, [x, weight])? {
-        let y = composed::linear(&twin.reshape((d.rows, d.inputs))?, &weight, None, twin.dtype())?;
-        let y = match device::optional(OP, bias)? {
-            Some(bias) => y.broadcast_add(&bias),
-            None => Ok(y),
-        };
-        return device::made(on, y)?.reshape(&d.output_shape(x));
+    if let Some((on, rows, weight)) = operands(x, weight)? {
+        let y = device::linear(on, &rows, &weight, None, rows.dtype())?.reshape(&d.output_shape(x))?;
+        let (Some(bias), Some(y)) = (device::optional(OP, bias)?, y.on_device()?) else { return Ok(y) };
+        return device::made(on, y.twin.broadcast_add(&bias));
     }
     with_real!(x.dtype(), "linear", T => {
         let mut y = forward::<T, T>(x, weight, &[], d)?;
@@ -351,20 +340,34 @@ fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
     low_rank: &[Product<T>],
     d: Dims,
 ) -> Result<()> {
-    if let Some(weight) = w.int8_rows() {
-        if low_rank.is_empty() {
-            return T::multiply_int8(out, Write::Set, x, weight, side);
+    let (made, cast);
+    let right = match w.quantised_on_host() {
+        Some(Quantised::Int8(weight)) => {
+            if low_rank.is_empty() {
+                return T::multiply_int8(out, Write::Set, x, weight, side);
+            }
+            let rows = out.rows();
+            T::multiply(out.slice_rows(0, rows), Write::Set, one::<T>(), low_rank, Threads::All);
+            return T::multiply_int8(out, Write::Add, x, weight, side);
         }
-        let rows = out.rows();
-        T::multiply(out.slice_rows(0, rows), Write::Set, one::<T>(), low_rank, Threads::All);
-        return T::multiply_int8(out, Write::Add, x, weight, side);
-    }
-    let w = w.to_dtype(T::KIND)?;
-    let weight = matrix::<T>(&w, d.inputs)?;
-    let base = match side {
-        Side::Forward => term(Mat::new(x, d.rows, d.inputs), weight.t()),
-        Side::InputGradient => term(Mat::new(x, d.rows, d.outputs), weight),
+        Some(Quantised::Nf4(weight)) => {
+            made = weight.side(side);
+            Right::Made(&made)
+        }
+        None => {
+            cast = w.to_dtype(T::KIND)?;
+            let weight = matrix::<T>(&cast, d.inputs)?;
+            match side {
+                Side::Forward => weight.t().into(),
+                Side::InputGradient => weight.into(),
+            }
+        }
     };
+    let inner = match side {
+        Side::Forward => d.inputs,
+        Side::InputGradient => d.outputs,
+    };
+    let base = Term { a: Mat::new(x, d.rows, inner), b: right };
     let terms: Vec<_> = std::iter::once(base).chain(low_rank.iter().copied()).collect();
     T::multiply(out, Write::Set, one::<T>(), &terms, Threads::All);
     Ok(())

@@ -72,8 +72,9 @@ pub fn adamw_step(
         }
     }
     let s = AdamWStep::new(o, step);
-    if let Some((on, [w, g, m, v])) = device::operands("adamw_step", [&*weight, gradient, &*first, &*second])? {
-        [*weight, *first, *second] = device::adamw(on, [&w, &m, &v], &g, s)?;
+    let places = [&*weight, gradient, &*first, &*second];
+    if let Some((on, [w, g, ..])) = device::operands("adamw_step", places)? {
+        *weight = device::adamw(on, &w, &g, [first, second], s)?;
         return Ok(());
     }
     let g = gradient.as_slice::<f32>()?;
@@ -97,16 +98,19 @@ pub fn adamw_step(
     Ok(())
 }
 
-/// Σ x², in `f64`.
+/// Σ x² over all tensors in their order, in `f64`. A device is asked once.
 ///
 /// # Errors
-/// When x is not `f32`.
-pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if let Some((on, [x])) = device::operands("sum_of_squares", [x])? {
-        return device::sum_of_squares(on, &x);
+/// When one is not `f32`, or they are not all in one place.
+pub fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+    if let Some((on, twins)) = device::all("sum_of_squares", tensors.iter().copied())? {
+        return Ok(device::sums_of_squares(on, &twins)?.into_iter().sum());
     }
+    tensors.iter().map(|x| Ok(squares_of(x.as_slice::<f32>()?))).sum()
+}
+
+fn squares_of(x: &[f32]) -> f64 {
     let pieces: Vec<f64> = x
-        .as_slice::<f32>()?
         .par_chunks(CHUNK)
         .map(|c| {
             vectorised(
@@ -115,7 +119,7 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
             )
         })
         .collect();
-    Ok(pieces.into_iter().sum())
+    pieces.into_iter().sum()
 }
 
 /// In eight running sums, which a plain sum may not be split into; their order is fixed.

@@ -5,11 +5,12 @@ use half::bf16;
 
 use super::fixture::{Sample, numbers, samples};
 use flowtune_engine::kernels::{
-    Arg, ChunkRows, Emulated, Grid, Kernel, Launcher, Modulated, NF4, NF4_BLOCK, RopeHeads, View, ViewMut, adamw,
-    gated_residual, gated_residual_dy, int8_rows, layer_norm_modulate, layer_norm_modulate_dx, nf4, rms_norm_rope,
-    rms_norm_rope_dx, scale, softmax_in_place, stochastic_round, swiglu, swiglu_dx, weighted_mse_dx,
+    Arg, ChunkRows, Emulated, Grid, Kernel, Launcher, Modulated, RopeHeads, View, ViewMut, adamw, gated_residual,
+    gated_residual_dy, int8_rows, layer_norm_modulate, layer_norm_modulate_dx, nf4, rms_norm_rope, rms_norm_rope_dx,
+    scale, softmax_in_place, stochastic_round, swiglu, swiglu_dx, weighted_mse_dx,
 };
 use flowtune_engine::ops::optimizer::{AdamW, AdamWStep};
+use flowtune_engine::{NF4, NF4_BLOCK};
 
 /// The last block of each launch.
 fn last() -> Emulated {

@@ -9,6 +9,7 @@ mod loss;
 mod norm;
 mod norm_rope;
 mod optimizer;
+mod product;
 mod quant;
 mod residual;
 mod swiglu;

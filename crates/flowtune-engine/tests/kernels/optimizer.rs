@@ -125,7 +125,7 @@ pub(super) fn norms_and_clipping_are_the_operations() {
     let on = Emulated::new();
     for n in [1, 1000, (1 << 16) + 3] {
         let x = numbers(n, 1);
-        let want = cpu::sum_of_squares(&tensor(&x, &[n])).unwrap();
+        let want = cpu::sum_of_squares(&[&tensor(&x, &[n])]).unwrap();
         let (mut padded, mut squares) = (Padded::of(&x), Padded::<f64>::empty(2));
         for at in 0..2 {
             let mut squares = squares.view_mut();

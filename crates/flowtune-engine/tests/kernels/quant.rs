@@ -1,7 +1,8 @@
 use half::bf16;
 
 use super::fixture::{Padded, Sample, numbers};
-use flowtune_engine::kernels::{Emulated, NF4, NF4_BLOCK, int8_rows, nf4, stochastic_round};
+use flowtune_engine::kernels::{Emulated, int8_rows, nf4, stochastic_round};
+use flowtune_engine::{NF4, NF4_BLOCK};
 
 fn bytes<T: bytemuck::Pod>(x: &[T]) -> &[u8] {
     bytemuck::cast_slice(x)

@@ -5,7 +5,7 @@ use flowtune_engine::ops::embedding::embedding;
 use flowtune_engine::ops::linear::linear_bias;
 use flowtune_engine::ops::norm::rms_norm;
 use flowtune_engine::ops::rope::RopeTable;
-use flowtune_engine::{DType, Tape, Tensor, Var};
+use flowtune_engine::{DType, Device, Tape, Tensor, Var};
 
 use super::config::{TextConfig, TextFamily};
 use crate::error::{Error, Result};
@@ -16,7 +16,8 @@ use crate::weights::Weights;
 const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
 
 /// Token ids to the stacked hidden states that FLUX.2 is conditioned on, without gradients. It computes in float32;
-/// matrices that the checkpoint has in bfloat16 stay so in memory, which changes no result.
+/// matrices that the checkpoint has in bfloat16 stay so in memory, which changes no result. It computes where its weights are;
+/// ids come from the host and embeddings go there.
 pub struct TextEncoder {
     config: TextConfig,
     /// Hidden states to stack, in order.
@@ -54,6 +55,11 @@ impl TextEncoder {
         &self.config
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.device()
+    }
+
     /// Channels of the result: number of stacked hidden states · hidden_size.
     pub fn embedding_dim(&self) -> usize {
         self.taps.len() * self.config.hidden_size
@@ -73,7 +79,7 @@ impl TextEncoder {
             let expected = format!("with at most {:?} tokens", self.config.sliding_window);
             return Err(shape_error("input_ids", expected, input_ids));
         }
-        let rope = rope_table(tokens, self.config.head_dim, self.config.rope_theta);
+        let rope = rope_table(tokens, self.config.head_dim, self.config.rope_theta).to_device(&self.device())?;
         let mut x = embedding(input_ids, &self.embed_tokens)?.to_dtype(DType::F32)?;
         let mut taken = vec![None; self.taps.len()];
         self.take(0, &x, &mut taken);
@@ -83,7 +89,8 @@ impl TextEncoder {
         }
         let states: Vec<Var> = taken.into_iter().flatten().map(Var::constant).collect();
         let stacked = Tape::inference().cat_last(&states.iter().collect::<Vec<_>>())?;
-        Ok(stacked.into_tensor().reshape(&[batch, tokens, self.embedding_dim()])?)
+        let here = stacked.into_tensor().to_device(&input_ids.device())?;
+        Ok(here.reshape(&[batch, tokens, self.embedding_dim()])?)
     }
 
     fn take(&self, index: usize, state: &Tensor, taken: &mut [Option<Tensor>]) {

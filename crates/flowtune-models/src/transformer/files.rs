@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flowtune_engine::{DType, Device, Tensor};
+use flowtune_engine::{DType, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -128,14 +128,13 @@ impl ModelFolder {
         config_beside(&self.transformer_path()?, || self.transformer_weights().and_then(|w| Flux2Config::of(&w)))
     }
 
-    /// The transformer, all frozen, on [`Device::preferred`].
+    /// The transformer, all frozen.
     ///
     /// # Errors
     /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `DEVICE_UNAVAILABLE`.
     pub fn transformer(&self, precision: Precision) -> Result<Flux2Transformer> {
-        let model = Flux2Transformer::load(self.transformer_config()?, &self.transformer_weights()?, precision)?;
-        model.to_device(&Device::preferred()?)?;
-        Ok(model)
+        let weights = self.transformer_weights()?.on(&self.device()?);
+        Flux2Transformer::load(self.transformer_config()?, &weights, precision)
     }
 }
 

@@ -148,7 +148,7 @@ impl Flux2Transformer {
     /// Moves the weights, those of adapters too. Inputs and predictions stay with the caller.
     ///
     /// # Errors
-    /// When there is no room, or weights are int8, which only the CPU has kernels for.
+    /// `OUT_OF_MEMORY` when there is no room.
     pub fn to_device(&self, device: &Device) -> Result<()> {
         let adapters = self.linears().into_iter().filter_map(Linear::lora).flat_map(|lora| [lora.a, lora.b]);
         for param in self.params.iter().cloned().chain(adapters) {
@@ -235,3 +235,6 @@ impl Flux2Transformer {
         Ok(self.time.forward(tape, &timestep, guidance.as_ref(), compute)?)
     }
 }
+
+#[cfg(test)]
+mod quantised;

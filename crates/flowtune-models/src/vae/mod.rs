@@ -7,7 +7,7 @@ mod layers;
 
 use std::path::Path;
 
-use flowtune_engine::Tensor;
+use flowtune_engine::{Device, Tensor};
 
 use crate::error::{Result, layout_error};
 use crate::weights::Weights;
@@ -16,7 +16,8 @@ pub use config::VaeConfig;
 use latents::Statistics;
 use layers::Conv;
 
-/// Images to latents and back, in float32, without gradients. One sample is in flight at a time.
+/// Images to latents and back, in float32, without gradients. One sample is in flight at a time. It computes where its
+/// weights are; images and latents come from and go to the host.
 pub struct AutoencoderKLFlux2 {
     config: VaeConfig,
     encoder: Encoder,
@@ -24,6 +25,7 @@ pub struct AutoencoderKLFlux2 {
     decoder: Decoder,
     post_quant_conv: Option<Conv>,
     statistics: Statistics,
+    device: Device,
 }
 
 impl AutoencoderKLFlux2 {
@@ -46,8 +48,14 @@ impl AutoencoderKLFlux2 {
             decoder: Decoder::load(&weights.scoped("decoder"), &config)?,
             post_quant_conv: config.use_post_quant_conv.then(post_quant).transpose()?,
             statistics: Statistics::load(&weights.scoped("bn"), latent, config.batch_norm_eps)?,
+            device: weights.device().clone(),
             config,
         })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The configuration.
@@ -68,7 +76,7 @@ impl AutoencoderKLFlux2 {
             let expected = format!("[batch, {}, {multiple}·h, {multiple}·w]", self.config.in_channels);
             return Err(shape_error("encode", "image", expected, image));
         }
-        each_sample(image, |image| {
+        self.each_sample(image, |image| {
             let moments = self.encoder.forward(image)?;
             let moments = match &self.quant_conv {
                 Some(conv) => conv.forward(&moments)?,
@@ -87,7 +95,7 @@ impl AutoencoderKLFlux2 {
             let expected = format!("[batch, {}, h, w]", self.config.latent_channels);
             return Err(shape_error("decode", "latent", expected, latent));
         }
-        each_sample(latent, |latent| match &self.post_quant_conv {
+        self.each_sample(latent, |latent| match &self.post_quant_conv {
             Some(conv) => self.decoder.forward(&conv.forward(latent)?),
             None => self.decoder.forward(latent),
         })
@@ -118,16 +126,17 @@ impl AutoencoderKLFlux2 {
         }
         self.statistics.restore(image_latents)
     }
+
+    /// f of one sample after the other, which bounds the memory for activations.
+    fn each_sample(&self, x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let sample = |i| Ok(f(&x.rows(i, 1)?.to_device(&self.device)?)?.to_device(&x.device())?);
+        let samples = (0..x.dim(0)).map(sample).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat_rows(&samples)?)
+    }
 }
 
 fn shape_error(op: &'static str, argument: &'static str, expected: String, got: &Tensor) -> crate::Error {
     flowtune_engine::Error::Shape { op, argument, expected, got: got.shape().to_vec() }.into()
-}
-
-/// f of one sample after the other, which bounds the memory for activations.
-fn each_sample(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let samples = (0..x.dim(0)).map(|i| f(&x.rows(i, 1)?)).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat_rows(&samples)?)
 }
 
 /// The means among means and log-variances: `[1, 2·channels, h, w]` → `[1, channels, h, w]`.

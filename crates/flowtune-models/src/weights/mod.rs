@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flowtune_engine::{DType, Tensor};
+use flowtune_engine::{DType, Device, Tensor};
 
 use crate::error::{Error, Result, layout_error};
 use file::WeightFile;
@@ -25,6 +25,7 @@ pub use save::{replace_file, save_safetensors};
 pub struct Weights {
     source: Arc<Source>,
     prefix: String,
+    device: Device,
 }
 
 #[derive(Debug)]
@@ -53,25 +54,41 @@ impl Weights {
             return Err(layout_error(file, problem));
         }
         let places = layout::places(&tensors);
-        Ok(Self { source: Arc::new(Source::Files { origin, files, places }), prefix: String::new() })
+        Ok(Self {
+            source: Arc::new(Source::Files { origin, files, places }),
+            prefix: String::new(),
+            device: Device::cpu(),
+        })
     }
 
     /// Weights that are already in memory.
     pub fn from_tensors(tensors: HashMap<String, Tensor>) -> Self {
-        Self { source: Arc::new(Source::Memory(tensors.into_iter().collect())), prefix: String::new() }
+        let source = Arc::new(Source::Memory(tensors.into_iter().collect()));
+        Self { source, prefix: String::new(), device: Device::cpu() }
     }
 
     /// The weights under `prefix.`; names in the view leave it out.
     #[must_use]
     pub fn scoped(&self, prefix: &str) -> Self {
-        Self { source: Arc::clone(&self.source), prefix: self.full(&format!("{prefix}.")) }
+        Self { prefix: self.full(&format!("{prefix}.")), ..self.clone() }
+    }
+
+    /// The same weights, which come to `device` when they are read, one by one.
+    #[must_use]
+    pub fn on(&self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self.clone() }
+    }
+
+    /// Where weights come to when they are read.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// A weight of exactly `shape`, as float32 whatever the file holds.
     ///
     /// # Errors
     /// `WEIGHTS_MISSING`, `SHAPE_MISMATCH`; `CHECKPOINT_LAYOUT` when it holds no floating type or the file has
-    /// changed since it was opened.
+    /// changed since it was opened; `OUT_OF_MEMORY` when there is no room on a device.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.get_as(name, shape, DType::F32)
     }
@@ -87,10 +104,11 @@ impl Weights {
             return Err(Error::ShapeMismatch { file, tensor, expected: shape.to_vec(), got });
         }
         let full = self.full(name);
-        match &*self.source {
-            Source::Files { files, places, .. } => files[places[&full].file].read(&places[&full], dtype),
-            Source::Memory(tensors) => Ok(tensors[&full].to_dtype(dtype)?),
-        }
+        let here = match &*self.source {
+            Source::Files { files, places, .. } => files[places[&full].file].read(&places[&full], dtype)?,
+            Source::Memory(tensors) => tensors[&full].to_dtype(dtype)?,
+        };
+        Ok(here.to_device(&self.device)?)
     }
 
     /// A weight of exactly `shape`, or `None` when the checkpoint does not have it.
@@ -158,6 +176,15 @@ impl Weights {
             },
             Source::Memory(_) => None,
         }
+    }
+
+    /// Bytes of all weights under the view's prefix, each in its [`Weights::stored_dtype`].
+    pub fn stored_bytes(&self) -> usize {
+        let bytes = |name: &String| {
+            let elements = self.shape(name).map_or(0, |shape| shape.iter().product());
+            elements * self.stored_dtype(name).size()
+        };
+        self.names().iter().map(bytes).sum()
     }
 
     /// The error that says that `name` is absent.

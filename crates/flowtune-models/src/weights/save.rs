@@ -86,8 +86,8 @@ fn header(tensors: &[&(String, Tensor)], metadata: Option<&HashMap<String, Strin
         let data_offsets = [start, start + tensor.bytes()];
         start = data_offsets[1];
         let dtype = dtype(tensor).ok_or_else(|| {
-            let advice = "is int8 with a scale for each row; cast it to bfloat16 to write it";
-            io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {advice}"))
+            let (kind, advice) = (tensor.dtype().name(), "with scales beside it; cast it to bfloat16 to write it");
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is {kind} {advice}"))
         })?;
         let entry = Entry::Tensor { dtype, shape: tensor.shape(), data_offsets };
         if entries.insert(name, entry).is_some() {
@@ -100,7 +100,7 @@ fn header(tensors: &[&(String, Tensor)], metadata: Option<&HashMap<String, Strin
     Ok(header)
 }
 
-/// The format's name of a tensor's type; none for int8, whose scales the format has no place for.
+/// The format's name of a tensor's type; none for fewer bits, whose scales the format has no place for.
 fn dtype(tensor: &Tensor) -> Option<&'static str> {
     Some(match tensor.dtype() {
         DType::BF16 => "BF16",
@@ -108,7 +108,7 @@ fn dtype(tensor: &Tensor) -> Option<&'static str> {
         DType::F32 => "F32",
         DType::F64 => "F64",
         DType::I64 => "I64",
-        DType::I8 => return None,
+        DType::I8 | DType::Nf4 => return None,
     })
 }
 
@@ -120,8 +120,8 @@ fn write_elements(out: &mut impl Write, tensor: &Tensor) -> io::Result<()> {
         DType::F16 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f16>().map_err(io::Error::other)?)),
         DType::F32 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f32>().map_err(io::Error::other)?)),
         DType::F64 => out.write_all(bytemuck::cast_slice(tensor.as_slice::<f64>().map_err(io::Error::other)?)),
-        // int8 has no header; it was refused there.
-        DType::I64 | DType::I8 => {
+        // Fewer bits have no header; they were refused there.
+        DType::I64 | DType::I8 | DType::Nf4 => {
             out.write_all(bytemuck::cast_slice(tensor.as_slice::<i64>().map_err(io::Error::other)?))
         }
     }

@@ -38,7 +38,7 @@ type Kind = fn(&Recipe) -> Vec<Recipe>;
 
 /// Kinds of changes, in the order of what they cost: time alone; time, and other noise draws; exactness; what the model
 /// learns from; what is learned.
-const KINDS: [Kind; 6] = [recompute, smaller_batch, bfloat16, int8, lower_resolution, lora];
+const KINDS: [Kind; 6] = [recompute, smaller_batch, bfloat16, fewer_bits, lower_resolution, lora];
 
 /// Tries changes of one recipe.
 pub(super) struct Search<'a> {
@@ -193,10 +193,19 @@ fn bfloat16(recipe: &Recipe) -> Vec<Recipe> {
     one_if(recipe.model.dtype == ComputeDtype::Float32, changed)
 }
 
-fn int8(recipe: &Recipe) -> Vec<Recipe> {
-    let mut changed = recipe.clone();
-    changed.model.quantization = Quantization::Int8;
-    one_if(recipe.mode == Mode::Lora && recipe.model.quantization == Quantization::None, changed)
+fn fewer_bits(recipe: &Recipe) -> Vec<Recipe> {
+    let smaller = match recipe.model.quantization {
+        _ if recipe.mode != Mode::Lora => &[][..],
+        Quantization::None => &[Quantization::Int8, Quantization::Nf4],
+        Quantization::Int8 => &[Quantization::Nf4],
+        Quantization::Nf4 => &[],
+    };
+    let with = |&quantization: &Quantization| {
+        let mut changed = recipe.clone();
+        changed.model.quantization = quantization;
+        changed
+    };
+    smaller.iter().map(with).collect()
 }
 
 fn lower_resolution(recipe: &Recipe) -> Vec<Recipe> {

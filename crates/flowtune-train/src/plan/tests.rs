@@ -136,6 +136,7 @@ fn a_rehearsed_step_takes_what_the_step_takes() {
         (Precision::BFLOAT16, true, Keep::Inputs),
         (Precision::INT8, true, Keep::Everything),
         (Precision::INT8, true, Keep::Inputs),
+        (Precision::NF4, true, Keep::Everything),
         (full(Precision::FLOAT32), false, Keep::Everything),
         (full(Precision::FLOAT32), false, Keep::Inputs),
         (full(Precision::BFLOAT16), false, Keep::Everything),

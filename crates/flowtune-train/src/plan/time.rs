@@ -47,11 +47,14 @@ const CALIBRATION: Duration = Duration::from_millis(200);
 /// Rows and columns of what is timed.
 const SIDE: usize = 1024;
 
+/// Rate of products with nf4 weights, which are made into numbers on the way, against those without.
+const NF4_AGAINST_PLAIN: f64 = 0.8;
+
 /// Operations a second, by kind.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rates {
     plain: f64,
-    int8: f64,
+    quantised: f64,
     float32: f64,
 }
 
@@ -61,12 +64,17 @@ impl Rates {
         let compute = recipe.precision().compute();
         let float32 = rate(DType::F32, DType::F32)?;
         let plain = if compute == DType::F32 { float32 } else { rate(compute, compute)? };
-        let int8 = match recipe.model.quantization {
+        let quantised = match recipe.model.quantization {
             Quantization::None => plain,
             Quantization::Int8 => rate(compute, DType::I8)?,
+            Quantization::Nf4 => rate(compute, DType::Nf4)?,
         };
         let share = efficiency(recipe.model.dtype);
-        Ok(Self { plain: share * plain, int8: share * int8, float32: efficiency(ComputeDtype::Float32) * float32 })
+        Ok(Self {
+            plain: share * plain,
+            quantised: share * quantised,
+            float32: efficiency(ComputeDtype::Float32) * float32,
+        })
     }
 
     /// Rates of no machine: how the types compare, as docs/performance.md has them.
@@ -75,12 +83,17 @@ impl Rates {
             ComputeDtype::Float32 => 1.0,
             ComputeDtype::Bfloat16 => 1.7,
         };
-        Self { plain, int8: 1.7 * plain, float32: 1.0 }
+        let against_plain = match recipe.model.quantization {
+            Quantization::None => 1.0,
+            Quantization::Int8 => 1.7,
+            Quantization::Nf4 => NF4_AGAINST_PLAIN,
+        };
+        Self { plain, quantised: against_plain * plain, float32: 1.0 }
     }
 
     /// Seconds of operations in the types of the recipe.
     pub(super) fn seconds(self, operations: Operations) -> f64 {
-        operations.plain / self.plain + operations.int8 / self.int8
+        operations.plain / self.plain + operations.quantised / self.quantised
     }
 
     fn seconds_in_float32(self, operations: Operations) -> f64 {
@@ -123,7 +136,7 @@ pub(super) fn time(data: DataSize, encodes: bool, recipe: &Recipe, run: &Rehears
     let sampling = pictures * (rates.seconds(sample) + rates.seconds_in_float32(decode));
     let of_step = rates.seconds(step);
     let training = of_step * recipe.train.steps as f64;
-    let step_operations = step.plain + step.int8;
+    let step_operations = step.plain + step.quantised;
     TimePlan {
         step: of_step,
         training,

@@ -144,7 +144,7 @@ fn wrong_types_and_choices_are_named() {
         ("flowMatching.lossWeighting", json!("linea"), "got \"linea\" (did you mean \"linear\"?)"),
         ("model.allowDistilled", json!("yes"), "`model.allowDistilled` must be a boolean, got string \"yes\""),
         ("model.dtype", json!("bf16"), "`model.dtype` must be one of float32, bfloat16, got \"bf16\""),
-        ("model.quantization", json!("int4"), "`model.quantization` must be one of none, int8, got \"int4\""),
+        ("model.quantization", json!("int4"), "`model.quantization` must be one of none, int8, nf4, got \"int4\""),
         ("model.path", json!(5), "`model.path` must be a path, got integer `5`"),
         ("data.train", json!(5), "`data.train` must be a path, or an object with a path"),
         (

@@ -67,7 +67,7 @@ pub struct VerifyOptions {
     /// What the base of their LoRAs is kept in.
     #[serde(default)]
     pub quantization: Quantization,
-    /// What `train` cases are computed on; the others are computed by the CPU only, and left out for another.
+    /// What models compute on.
     #[serde(default)]
     pub device: DeviceKind,
 }
@@ -97,7 +97,7 @@ impl DeviceKind {
     }
 }
 
-/// How `train` cases are computed.
+/// How cases are computed.
 #[derive(Debug, Clone, PartialEq)]
 struct Setup {
     precision: Precision,
@@ -105,9 +105,9 @@ struct Setup {
 }
 
 impl Setup {
-    /// In which everything can be computed.
+    /// In which everything is computed.
     fn is_plain(&self) -> bool {
-        self.precision == Precision::FLOAT32 && self.device.is_cpu()
+        self.precision == Precision::FLOAT32
     }
 }
 
@@ -181,7 +181,7 @@ fn compute(folder: &Path, setup: &Setup, kind: &mut String) -> Result<Option<Vec
     let plain = setup.is_plain();
     if folder.join("expect.json").is_file() {
         *kind = "pipeline".to_owned();
-        return plain.then(|| pipeline::run(folder)).transpose();
+        return plain.then(|| pipeline::run(folder, &setup.device)).transpose();
     }
     let case = Case::open(folder)?;
     case.kind().clone_into(kind);
@@ -194,9 +194,9 @@ fn compute(folder: &Path, setup: &Setup, kind: &mut String) -> Result<Option<Vec
         "adapter" => flow::adapter(&case)?,
         "schedule" => flow::schedule(&case)?,
         "train" => train::run(&case, setup)?,
-        "vae" => models::vae(&case)?,
-        "text" => models::text(&case)?,
-        "sample" => models::sample(&case)?,
+        "vae" => models::vae(&case, &setup.device)?,
+        "text" => models::text(&case, &setup.device)?,
+        "sample" => models::sample(&case, &setup.device)?,
         other => return Err(Error::layout(folder, format!("kind `{other}` is not known to this version"))),
     }
     case.finish().map(Some)

@@ -1,6 +1,6 @@
 //! Cases `vae`, `text` and `sample`.
 
-use flowtune_engine::Tensor;
+use flowtune_engine::{Device, Tensor};
 use flowtune_flow::sampling::{SampleInputs, euler_sigmas, sample as run_sampler};
 use flowtune_models::text::{TextConfig, TextEncoder};
 use flowtune_models::transformer::{Flux2Config, Flux2Transformer};
@@ -18,8 +18,8 @@ struct VaeInfo {
     vae: VaeConfig,
 }
 
-pub(super) fn vae(case: &Case) -> Result<()> {
-    let vae = AutoencoderKLFlux2::load(case.info::<VaeInfo>()?.vae, &case.model_weights("")?)?;
+pub(super) fn vae(case: &Case, device: &Device) -> Result<()> {
+    let vae = AutoencoderKLFlux2::load(case.info::<VaeInfo>()?.vae, &case.model_weights("")?.on(device))?;
     let mode = vae.encode(&case.input("image")?)?;
     case.expect("mode", &mode, FORWARD)?;
     let latents = vae.image_latents(&mode)?;
@@ -36,7 +36,7 @@ struct TextInfo {
     padding_side: String,
 }
 
-pub(super) fn text(case: &Case) -> Result<()> {
+pub(super) fn text(case: &Case, device: &Device) -> Result<()> {
     let info: TextInfo = case.info()?;
     if !["left", "right"].contains(&info.padding_side.as_str()) {
         return Err(Error::layout(case.folder(), format!("padding_side `{}` is not known", info.padding_side)));
@@ -44,7 +44,7 @@ pub(super) fn text(case: &Case) -> Result<()> {
     let mut config = info.config;
     config["model_type"] = Value::String(info.family);
     let config = TextConfig::from_json(&config, &case.folder().join("case.json"))?;
-    let encoder = TextEncoder::load(config, &case.model_weights("")?, &info.layers)?;
+    let encoder = TextEncoder::load(config, &case.model_weights("")?.on(device), &info.layers)?;
     let embeddings = encoder.text_embeddings(&case.input("input_ids")?, &case.input("attention_mask")?)?;
     case.expect("text_embeddings", &embeddings, FORWARD)
 }
@@ -61,15 +61,15 @@ struct SampleInfo {
     scheduler: Value,
 }
 
-pub(super) fn sample(case: &Case) -> Result<()> {
+pub(super) fn sample(case: &Case, device: &Device) -> Result<()> {
     let info: SampleInfo = case.info()?;
     check_scheduler(case, &info.scheduler)?;
     let model = Flux2Transformer::load(
         info.transformer.clone(),
-        &case.model_weights("transformer.")?,
+        &case.model_weights("transformer.")?.on(device),
         flowtune_models::Precision::FLOAT32,
     )?;
-    let vae = AutoencoderKLFlux2::load(info.vae, &case.model_weights("vae.")?)?;
+    let vae = AutoencoderKLFlux2::load(info.vae, &case.model_weights("vae.")?.on(device))?;
     let negative = case.input("negative_text_embeddings")?;
     let inputs = SampleInputs {
         text_embeddings: case.input("text_embeddings")?,

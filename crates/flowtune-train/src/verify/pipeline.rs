@@ -11,7 +11,7 @@ use super::case::{EXACT, FORWARD, compare, extremes};
 use crate::error::{Error, Result};
 use crate::imaging::image_from_decoded;
 use crate::reference::load_reference;
-use flowtune_engine::{DType, Tensor};
+use flowtune_engine::{DType, Device, Tensor};
 
 /// Bound of images in 0..1.
 const IMAGE: f64 = 2.0 / 255.0;
@@ -47,7 +47,7 @@ struct Run {
 const TENSORS: [&str; 6] =
     ["input_ids", "attention_mask", "text_embeddings", "negative_text_embeddings", "initial_latents", "image"];
 
-pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
+pub(super) fn run(folder: &Path, device: &Device) -> Result<Vec<TensorCheck>> {
     let file = folder.join("expect.json");
     let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
     let expect: Expect = serde_json::from_str(&text).map_err(|e| Error::layout(&file, e.to_string()))?;
@@ -59,7 +59,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<TensorCheck>> {
     if let Some(unknown) = tensors.keys().find(|n| !known(n)) {
         return Err(Error::layout(folder, format!("expect.safetensors holds {unknown}, which means nothing here")));
     }
-    let model = ModelFolder::open(folder.join(expect.pipeline))?;
+    let model = ModelFolder::open(folder.join(expect.pipeline))?.on(device);
     let (tokenizer, encoder) = (model.tokenizer()?, model.text_encoder()?);
     let (transformer, vae) = (model.transformer(flowtune_models::Precision::FLOAT32)?, model.vae()?);
     let mut checks = Vec::new();

@@ -26,6 +26,16 @@ impl Rope {
     }
 }
 
+/// Each pair (xᵢ, xᵢ₊ₕ) by its angle; shapes as [`crate::ops::causal_attention::rope_half_split`].
+pub(crate) fn rope_half_split(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(3)? / 2;
+    let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
+    let (cos, sin) = (cos.unsqueeze(2)?, sin.unsqueeze(2)?);
+    let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[low, high], 3)
+}
+
 /// Normed, times the weight, turned.
 pub(crate) fn rms_norm_rope(x: &Tensor, weight: &Tensor, rope: &Rope, eps: f64) -> Result<Tensor> {
     let normed = rms_normed(&wide(x)?, eps)?.0.broadcast_mul(weight)?;

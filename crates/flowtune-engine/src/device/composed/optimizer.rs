@@ -13,7 +13,9 @@ pub(crate) fn adamw([weight, first, second]: [&Tensor; 3], gradient: &Tensor, s:
     Ok([weight, first, second])
 }
 
-/// Σ x², added up in f64.
-pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()
+/// Σ x² of each, added up in f64.
+pub(crate) fn sums_of_squares(tensors: &[Tensor]) -> Result<Vec<f64>> {
+    let sum = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.sum_all();
+    let sums = tensors.iter().map(sum).collect::<Result<Vec<_>>>()?;
+    if sums.is_empty() { Ok(Vec::new()) } else { Tensor::stack(&sums, 0)?.to_vec1() }
 }

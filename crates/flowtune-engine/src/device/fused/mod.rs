@@ -1,16 +1,22 @@
 //! The operations by this crate's own kernels ([`crate::kernels`]), where a device has them. What they do not take, float64
 //! among it, is composed.
 
+mod attention;
+mod linear;
 mod norm;
 mod norm_rope;
 mod optimizer;
 mod place;
+mod quant;
 mod residual;
 mod swiglu;
 
+pub(crate) use attention::{attention, attention_backward};
+pub(crate) use linear::{linear, linear_backward};
 pub(crate) use norm::{layer_norm_modulate, layer_norm_modulate_backward};
 pub(crate) use norm_rope::{rms_norm_rope, rms_norm_rope_input_gradient, rms_norm_rope_weight_gradient};
-pub(crate) use optimizer::{adamw, sum_of_squares};
+pub(crate) use optimizer::{adamw, sums_of_squares};
+pub(crate) use quant::{int8_rows, nf4};
 pub(crate) use residual::{gate_gradient, gated, gated_residual};
 pub(crate) use swiglu::{swiglu, swiglu_backward};
 

@@ -3,40 +3,43 @@
 use candle_core::Tensor;
 
 use super::launched;
-use super::place::{changed, filled, input};
+use super::place::{Room, changed, input};
 use crate::device::Kernels;
 use crate::error::Result;
 use crate::kernels;
 use crate::ops::optimizer::AdamWStep;
 
-/// Weight and moments after one step of AdamW. The kernel works in place, on copies: other tensors may share what was given.
+/// The weight after one step of AdamW; the moments, which nothing else may hold, are changed in place. The weight is a copy,
+/// since values of a tape may share its memory.
 pub(crate) fn adamw(
     kernels: Kernels,
-    [weight, first, second]: [&Tensor; 3],
+    weight: &Tensor,
     gradient: &Tensor,
+    [first, second]: [&Tensor; 2],
     step: AdamWStep,
-) -> Option<Result<[Tensor; 3]>> {
+) -> Option<Result<Tensor>> {
     launched!(kernels, weight, on => {
         let run = || {
-            let g = input(on, gradient)?;
-            let copies = [weight.copy()?, first.copy()?, second.copy()?];
-            let [w, m, v] = &copies;
-            changed(on, w, |w| {
-                changed(on, m, |m| changed(on, v, |v| kernels::adamw(on, w, &g.view, m, v, step)))
+            let (g, moved) = (input(on, gradient)?, weight.copy()?);
+            changed(on, &moved, |w| {
+                changed(on, first, |m| changed(on, second, |v| kernels::adamw(on, w, &g.view, m, v, step)))
             })?;
-            Ok(copies)
+            Ok(moved)
         };
         run()
     })
 }
 
-/// Σ x², a number of the host.
-pub(crate) fn sum_of_squares(kernels: Kernels, x: &Tensor) -> Option<Result<f64>> {
-    launched!(kernels, x, on => {
+/// Σ x² of each, read once.
+pub(crate) fn sums_of_squares(kernels: Kernels, tensors: &[Tensor]) -> Option<Result<Vec<f64>>> {
+    launched!(kernels, tensors.first()?, on => {
         let run = || {
-            let xs = input(on, x)?;
-            let sum = filled::<_, f64>(on, &[1], |out| kernels::sum_of_squares(on, &xs.view, out))?;
-            Ok(sum.to_vec1::<f64>()?[0])
+            let mut sums = Room::<f64>::new(on, tensors.len())?;
+            for (i, x) in tensors.iter().enumerate() {
+                let (xs, mut all) = (input(on, x)?, sums.view_mut());
+                kernels::sum_of_squares(on, &xs.view, &mut all.slice(i, 1).expect("one for each"))?;
+            }
+            Ok(sums.tensor(&[tensors.len()]).to_vec1()?)
         };
         run()
     })

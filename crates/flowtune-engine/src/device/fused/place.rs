@@ -1,10 +1,12 @@
 //! candle's tensors as the buffers of kernels.
 
+use std::marker::PhantomData;
+
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Storage, StorageRef, Tensor, WithDType};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Launcher, Value, View, ViewMut};
+use crate::kernels::{Launcher, View, ViewMut};
 
 /// A launcher whose memory is that of candle's tensors.
 pub(super) trait Place: Launcher {
@@ -23,7 +25,7 @@ pub(super) struct Input<'a, T> {
 }
 
 /// The elements of a contiguous tensor of `T`.
-pub(super) fn input<'a, L: Place, T: Value + WithDType>(on: &L, x: &'a Tensor) -> Result<Input<'a, T>> {
+pub(super) fn input<'a, L: Place, T: WithDType>(on: &L, x: &'a Tensor) -> Result<Input<'a, T>> {
     let (storage, layout) = x.storage_and_layout();
     let offset = layout.contiguous_offsets().filter(|_| x.dtype() == T::DTYPE).map(|(start, _)| start);
     let base = offset.and_then(|offset| Some(on.base(&storage)? + (offset * size_of::<T>()) as u64));
@@ -33,18 +35,59 @@ pub(super) fn input<'a, L: Place, T: Value + WithDType>(on: &L, x: &'a Tensor) -
     Ok(Input { _storage: storage, view })
 }
 
+/// Memory that kernels fill, step by step.
+pub(super) struct Room<T> {
+    storage: Storage,
+    address: u64,
+    len: usize,
+    elements: PhantomData<T>,
+}
+
+impl<T: WithDType> Room<T> {
+    pub(super) fn new<L: Place>(on: &L, len: usize) -> Result<Self> {
+        let mut storage = on.unfilled(T::DTYPE, len)?;
+        let address = on.base_mut(&mut storage).ok_or(Error::Device { op: "a kernel" })?;
+        Ok(Self { storage, address, len, elements: PhantomData })
+    }
+
+    /// The first `len` elements.
+    pub(super) fn first(&self, len: usize) -> View<'_, T> {
+        assert!(len <= self.len);
+        // SAFETY: there while `self` is, and written only by what is queued before.
+        unsafe { View::new(self.address, len) }
+    }
+
+    /// As [`Room::first`], to be written.
+    pub(super) fn first_mut(&mut self, len: usize) -> ViewMut<'_, T> {
+        assert!(len <= self.len);
+        // SAFETY: nobody else's while `self` is borrowed.
+        unsafe { ViewMut::new(self.address, len) }
+    }
+
+    pub(super) fn view(&self) -> View<'_, T> {
+        self.first(self.len)
+    }
+
+    pub(super) fn view_mut(&mut self) -> ViewMut<'_, T> {
+        self.first_mut(self.len)
+    }
+
+    /// The tensor that it has become.
+    pub(super) fn tensor(self, shape: &[usize]) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), self.len);
+        Tensor::from_storage(self.storage, shape, BackpropOp::none(), false)
+    }
+}
+
 /// A tensor of which `write` queues the launches that fill it.
 pub(super) fn filled<L: Place, T: WithDType>(
     on: &L,
     shape: &[usize],
     write: impl FnOnce(&mut ViewMut<T>) -> Result<()>,
 ) -> Result<Tensor> {
-    let len = shape.iter().product();
-    let mut storage = on.unfilled(T::DTYPE, len)?;
-    let address = on.base_mut(&mut storage).ok_or(Error::Device { op: "a kernel" })?;
-    // SAFETY: just made, and nobody else's.
-    write(&mut unsafe { ViewMut::new(address, len) })?;
-    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    let mut room = Room::new(on, shape.iter().product())?;
+    write(&mut room.view_mut())?;
+    Ok(room.tensor(shape))
 }
 
 /// The elements of a tensor that nothing else holds, to be changed in place.
@@ -69,6 +112,7 @@ impl Place for crate::kernels::Emulated {
             Storage::Cpu(CpuStorage::F32(x)) => Some(x.as_ptr() as u64),
             Storage::Cpu(CpuStorage::F64(x)) => Some(x.as_ptr() as u64),
             Storage::Cpu(CpuStorage::BF16(x)) => Some(x.as_ptr() as u64),
+            Storage::Cpu(CpuStorage::U8(x)) => Some(x.as_ptr() as u64),
             _ => None,
         }
     }
@@ -103,6 +147,7 @@ impl Place for crate::kernels::Cuda {
             DType::F32 => Some(self.address_of(storage.as_cuda_slice::<f32>().ok()?)),
             DType::F64 => Some(self.address_of(storage.as_cuda_slice::<f64>().ok()?)),
             DType::BF16 => Some(self.address_of(storage.as_cuda_slice::<half::bf16>().ok()?)),
+            DType::U8 => Some(self.address_of(storage.as_cuda_slice::<u8>().ok()?)),
             _ => None,
         }
     }

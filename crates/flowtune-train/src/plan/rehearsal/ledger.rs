@@ -77,24 +77,24 @@ impl Usage {
 pub(crate) struct Operations {
     /// In the type of the activations.
     pub(crate) plain: f64,
-    /// Of int8 weights.
-    pub(crate) int8: f64,
+    /// With weights in fewer bits.
+    pub(crate) quantised: f64,
 }
 
 impl Operations {
     pub(crate) fn minus(self, other: Self) -> Self {
-        Self { plain: self.plain - other.plain, int8: self.int8 - other.int8 }
+        Self { plain: self.plain - other.plain, quantised: self.quantised - other.quantised }
     }
 
     pub(crate) fn times(self, factor: f64) -> Self {
-        Self { plain: self.plain * factor, int8: self.int8 * factor }
+        Self { plain: self.plain * factor, quantised: self.quantised * factor }
     }
 }
 
 impl AddAssign for Operations {
     fn add_assign(&mut self, other: Self) {
         self.plain += other.plain;
-        self.int8 += other.int8;
+        self.quantised += other.quantised;
     }
 }
 

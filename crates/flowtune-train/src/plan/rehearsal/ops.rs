@@ -26,8 +26,10 @@ pub(crate) struct Layer {
 pub(crate) enum Kind {
     /// In the type of the activations, or as float32 masters, then to be rounded for each product.
     Frozen,
-    /// Bytes.
+    /// Bytes, before which activations are rounded to bytes.
     Int8,
+    /// Half bytes, made into numbers piece by piece.
+    Nf4,
     /// Float32.
     Trained,
 }
@@ -68,15 +70,15 @@ impl Tape {
     }
 
     /// A product `[rows, inner]` · `[inner, outputs]`.
-    fn product(&self, rows: usize, inner: usize, outputs: usize, int8: bool) {
-        multiply(self.ledger(), rows, inner, outputs, int8);
+    fn product(&self, rows: usize, inner: usize, outputs: usize, quantised: bool) {
+        multiply(self.ledger(), rows, inner, outputs, quantised);
     }
 
     /// `ops/linear.rs`: x·Wᵀ and the low-rank addition, in `out_size` bytes an element.
     pub(crate) fn linear(&self, m: Machine, x: &Var, layer: &Layer, rows: usize, out_size: usize) -> Var {
         let Layer { id, outputs, inputs, weight, kind, lora } = layer.clone();
         let ledger = self.ledger().clone();
-        let int8 = kind == Kind::Int8;
+        let (int8, quantised) = (kind == Kind::Int8, matches!(kind, Kind::Int8 | Kind::Nf4));
         // Masters are rounded for the product.
         let rounded = if kind == Kind::Trained && m.size < 4 { outputs * inputs * m.size } else { 0 };
         // What stands before int8 is rounded to bytes.
@@ -92,7 +94,7 @@ impl Tape {
         });
         let value = self.work(rows * outputs, out_size);
         ledger.scratch(rounded + bytes(inputs));
-        self.product(rows, inputs, outputs, int8);
+        self.product(rows, inputs, outputs, quantised);
 
         let mut params = vec![match kind {
             Kind::Trained => self.param(3 * id, &weight),
@@ -116,7 +118,7 @@ impl Tape {
                     ledger.buffer(Component::Work, 4 * rows * rank)
                 });
                 let dx = needs[0].then(|| {
-                    multiply(&ledger, rows, outputs, inputs, int8);
+                    multiply(&ledger, rows, outputs, inputs, quantised);
                     let dx = ledger.tensor(Component::Work, x_elements, x_size);
                     ledger.scratch(rounded + bytes(outputs));
                     dx
@@ -250,7 +252,7 @@ impl Tape {
         let value = self.work(rows.count() * heads * width, m.size);
         let lse = self.ledger().buffer(Component::Work, batch * heads * tokens * 4);
         self.ledger().scratch(threads * (2 * panel + CHUNK.min(tokens) * tokens * (4 + m.size)));
-        self.ledger().compute(Operations { plain: 2.0 * scores, int8: 0.0 });
+        self.ledger().compute(Operations { plain: 2.0 * scores, quantised: 0.0 });
         let saved = [&q.ghost, &k.ghost, &v.ghost, &value, &lse].map(Ghost::clone);
         let kept: Vec<&Ghost> = saved.iter().collect();
         let ledger = self.ledger().clone();
@@ -264,7 +266,7 @@ impl Tape {
             // dS, and dS packed.
             let ds = 2 * tokens * queries.next_multiple_of(PANEL) * m.size;
             ledger.scratch(threads * (4 * pass + sums + ds + probabilities));
-            ledger.compute(Operations { plain: 5.0 * scores, int8: 0.0 });
+            ledger.compute(Operations { plain: 5.0 * scores, quantised: 0.0 });
             drop((held, g));
             gradients.map(Some).to_vec()
         };
@@ -306,10 +308,10 @@ impl Tape {
 }
 
 /// Counts a product `[rows, inner]` · `[inner, outputs]`.
-pub(crate) fn multiply(ledger: &super::ledger::Ledger, rows: usize, inner: usize, outputs: usize, int8: bool) {
+pub(crate) fn multiply(ledger: &super::ledger::Ledger, rows: usize, inner: usize, outputs: usize, quantised: bool) {
     let operations = 2.0 * rows as f64 * inner as f64 * outputs as f64;
-    ledger.compute(match int8 {
-        true => Operations { int8: operations, plain: 0.0 },
-        false => Operations { plain: operations, int8: 0.0 },
+    ledger.compute(match quantised {
+        true => Operations { quantised: operations, plain: 0.0 },
+        false => Operations { plain: operations, quantised: 0.0 },
     });
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use flowtune_engine::DType;
+use flowtune_engine::{DType, NF4_BLOCK};
 use flowtune_models::transformer::{Flux2Config, WeightShape};
 
 use super::ledger::{Component, Ghost, Ledger};
@@ -38,19 +38,19 @@ impl Transformer {
             // What the file has it in goes once it is converted.
             let read = stored.get(id).copied().flatten().filter(|stored| *stored != dtype);
             let _read = read.map(|stored| ledger.tensor(Component::Work, elements, stored.size()));
-            let weight = ledger.tensor(Component::Transformer, elements, dtype.size());
+            let weight = ledger.tensor(Component::Transformer, dtype.bytes(elements), 1);
             let &[outputs, inputs] = &shape[..] else {
                 others.push(weight);
                 continue;
             };
-            // Scales and sums of the rows, sums of the columns.
-            let int8 = dtype == DType::I8;
-            others.extend(int8.then(|| ledger.buffer(Component::Transformer, 8 * outputs + 4 * inputs)));
-            let kind = match (precision.trainable, int8) {
-                (true, _) => Kind::Trained,
-                (_, true) => Kind::Int8,
-                _ => Kind::Frozen,
+            let (kind, beside) = match dtype {
+                _ if precision.trainable => (Kind::Trained, 0),
+                // Scales and sums of the rows, sums of the columns.
+                DType::I8 => (Kind::Int8, 8 * outputs + 4 * inputs),
+                DType::Nf4 => (Kind::Nf4, 4 * (outputs * inputs).div_ceil(NF4_BLOCK)),
+                _ => (Kind::Frozen, 0),
             };
+            others.extend((beside > 0).then(|| ledger.buffer(Component::Transformer, beside)));
             let name = name.strip_suffix(".weight").unwrap_or(name);
             layers.insert(name.to_owned(), Layer { id, outputs, inputs, weight, kind, lora: None });
         }

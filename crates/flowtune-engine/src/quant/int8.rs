@@ -1,5 +1,6 @@
-//! Matrices in int8 with a scale for each row: weights of a frozen base model.
+//! Matrices in int8 with a scale for each row.
 
+use super::Side;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory;
 use crate::cpu::parallel;
@@ -34,6 +35,11 @@ impl Int8Rows {
                 out.iter_mut().zip(&x[i * cols..]).for_each(|(out, x)| *out = integer(x.load() * inverse));
             },
         );
+        Self::new(data, scales, cols)
+    }
+
+    /// Of integers and scales; the sums are made here.
+    pub(crate) fn new(data: Vec<i8>, scales: Vec<f32>, cols: usize) -> Self {
         let row_sums = data.chunks_exact(cols.max(1)).map(|row| row.iter().map(|&q| i32::from(q)).sum()).collect();
         let mut column_sums = vec![0i32; cols];
         for row in data.chunks_exact(cols.max(1)) {
@@ -53,15 +59,6 @@ impl Int8Rows {
             out.iter_mut().zip(row).for_each(|(out, &q)| *out = f32::from(q) * scale);
         })
     }
-}
-
-/// Which product with a weight `[out, in]`.
-#[derive(Clone, Copy)]
-pub(crate) enum Side {
-    /// x·Wᵀ, `[rows, in]` → `[rows, out]`.
-    Forward,
-    /// x·W, `[rows, out]` → `[rows, in]`.
-    InputGradient,
 }
 
 impl Int8Rows {
