@@ -85,7 +85,8 @@ describe('loadRecipe', () => {
 /** Every value of the keys that have a few. */
 const ENUMS = {
   'model.dtype': ['float32', 'bfloat16'],
-  'model.quantization': ['none', 'int8'],
+  'model.quantization': ['none', 'int8', 'nf4'],
+  'model.offload': ['auto', 'none', 'blocks'],
   'data.onBadFile': ['fail', 'skip'],
   'flowMatching.timestepSampling': ['uniform', 'logit_normal', 'lognorm', 'mode', 'mix', 'beta'],
   'flowMatching.lossWeighting': ['none', 'linear', 'bsmntw'],
@@ -114,6 +115,7 @@ const EVERY_KEY: { [Section in keyof Recipe]-?: Required<NonNullable<Recipe[Sect
     allowDistilled: true,
     dtype: 'bfloat16',
     quantization: 'none',
+    offload: 'auto',
   },
   data: {
     train: ['/images', SOURCE],

@@ -14,6 +14,9 @@ export type ComputeDtype = 'float32' | 'bfloat16'
  */
 export type Quantization = 'none' | 'int8' | 'nf4'
 
+/** Which weights of a frozen base rest in the host's memory. */
+export type Offload = 'auto' | 'none' | 'blocks'
+
 /** The model to start from. */
 export interface ModelRecipe {
   /**
@@ -34,6 +37,12 @@ export interface ModelRecipe {
   dtype?: ComputeDtype
   /** What the weights of a LoRA's base are kept in instead. Default `none`. */
   quantization?: Quantization
+  /**
+   * Whether the weights of blocks rest in the host's memory and come to an NVIDIA card for each product: `auto` as many as
+   * the card has no room for, `none`, or all `blocks`. Weights that are trained stay there. Means nothing on the CPU. Default
+   * `auto`.
+   */
+  offload?: Offload
 }
 
 /**

@@ -1,14 +1,14 @@
 //! Dense row-major tensors over candle's storage.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use candle_core::{CpuStorage, Storage, Tensor as Twin, backend::BackendStorage};
 
 use crate::cpu::memory;
 use crate::cpu::parallel;
-use crate::device::{self, Device, Kernels, OnDevice, QuantisedOnDevice};
+use crate::device::{self, Bring, Device, InOrder, Kernels, OnDevice, QuantisedOnDevice};
 use crate::dtype::{DType, Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
 use crate::quant::Quantised;
@@ -33,6 +33,9 @@ enum Data {
 
 /// Elements, counted among those in memory.
 struct Held {
+    /// Let go of before the memory is.
+    #[cfg(feature = "cuda")]
+    pinned: std::sync::OnceLock<Option<device::Pinned>>,
     data: Data,
     bytes: usize,
 }
@@ -47,13 +50,42 @@ pub fn live_bytes() -> usize {
 impl Held {
     fn new(data: Data, bytes: usize) -> Arc<Self> {
         LIVE_BYTES.fetch_add(bytes, Ordering::Relaxed);
-        Arc::new(Self { data, bytes })
+        Arc::new(Self {
+            #[cfg(feature = "cuda")]
+            pinned: std::sync::OnceLock::new(),
+            data,
+            bytes,
+        })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         LIVE_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A tensor that others may let go of.
+#[derive(Clone)]
+pub(crate) struct Resting {
+    storage: Weak<Held>,
+    shape: Vec<usize>,
+}
+
+impl Resting {
+    /// Its own for as long as it is held.
+    pub(crate) fn id(&self) -> usize {
+        self.storage.as_ptr().addr()
+    }
+
+    /// Whether this is `tensor`.
+    pub(crate) fn is(&self, tensor: &Tensor) -> bool {
+        std::ptr::eq(self.storage.as_ptr(), Arc::as_ptr(&tensor.storage)) && self.shape == tensor.shape
+    }
+
+    /// The tensor, if it is still held.
+    pub(crate) fn weight(&self) -> Option<Tensor> {
+        Some(Tensor { storage: self.storage.upgrade()?, shape: self.shape.clone() })
     }
 }
 
@@ -146,6 +178,11 @@ impl Tensor {
     /// # Errors
     /// When there is no room.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
+        self.to_device_by(device, &InOrder)
+    }
+
+    /// As [`Tensor::to_device`], in a way to be chosen.
+    pub(crate) fn to_device_by(&self, device: &Device, by: &impl Bring) -> Result<Self> {
         const OP: &str = "to_device";
         if self.device() == *device {
             return Ok(self.clone());
@@ -157,17 +194,17 @@ impl Tensor {
         };
         let Some((place, kernels)) = device.place() else { return Ok(here) };
         if let Data::Quantised(weight) = &here.storage.data {
-            let there = QuantisedOnDevice::new(weight, place, kernels)?;
+            let there = QuantisedOnDevice::new(weight, place, kernels, by)?;
             return Ok(self.holding(Data::DeviceQuantised(there)));
         }
         let there = |data: &CpuStorage| -> candle_core::Result<Twin> {
             let shape = self.shape.as_slice();
             match data {
-                CpuStorage::BF16(d) => Twin::from_slice(d, shape, place),
-                CpuStorage::F16(d) => Twin::from_slice(d, shape, place),
-                CpuStorage::F32(d) => Twin::from_slice(d, shape, place),
-                CpuStorage::F64(d) => Twin::from_slice(d, shape, place),
-                CpuStorage::I64(d) => Twin::from_slice(d, shape, place),
+                CpuStorage::BF16(d) => by.bring(d, shape, place),
+                CpuStorage::F16(d) => by.bring(d, shape, place),
+                CpuStorage::F32(d) => by.bring(d, shape, place),
+                CpuStorage::F64(d) => by.bring(d, shape, place),
+                CpuStorage::I64(d) => by.bring(d, shape, place),
                 other => candle_core::bail!("no tensor holds {:?}", other.dtype()),
             }
         };
@@ -194,6 +231,23 @@ impl Tensor {
             C::I64 => Self::new(flat.to_vec1::<i64>()?, shape),
             other => candle_core::bail!("no tensor holds {other:?}"),
         })
+    }
+
+    /// To find this tensor again for as long as others hold it.
+    pub(crate) fn resting(&self) -> Resting {
+        Resting { storage: Arc::downgrade(&self.storage), shape: self.shape.clone() }
+    }
+
+    /// Lets a card read the memory of this tensor at any time. Where that is not granted, copies take longer.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pin(&self, aside: &device::Aside) {
+        let bytes: Option<&[u8]> = match &self.storage.data {
+            Data::Plain(Storage::Cpu(CpuStorage::BF16(d))) => Some(bytemuck::cast_slice(d)),
+            Data::Plain(Storage::Cpu(CpuStorage::F32(d))) => Some(bytemuck::cast_slice(d)),
+            Data::Quantised(weight) => Some(weight.codes()),
+            _ => None,
+        };
+        self.storage.pinned.get_or_init(|| bytes.and_then(|bytes| device::Pinned::new(bytes, aside)));
     }
 
     /// Zeros of the dtype and on the device of this tensor.

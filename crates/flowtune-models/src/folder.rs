@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::error::{Result, io_error, layout_error};
 use crate::text::{PromptStyle, PromptTokenizer, TextConfig, TextEncoder};
+use crate::transformer::Offload;
 use crate::vae::{AutoencoderKLFlux2, VaeConfig};
 use crate::weights::Weights;
 
@@ -20,6 +21,7 @@ pub struct ModelFolder {
     transformer: Option<PathBuf>,
     /// What models compute on, if it was said.
     device: Option<Device>,
+    offload: Offload,
     class_name: String,
     is_distilled: bool,
 }
@@ -92,6 +94,7 @@ impl ModelFolder {
             path,
             transformer: None,
             device: None,
+            offload: Offload::default(),
             class_name: index.class_name,
             is_distilled: index.is_distilled,
         })
@@ -107,6 +110,17 @@ impl ModelFolder {
     #[must_use]
     pub fn on(self, device: &Device) -> Self {
         Self { device: Some(device.clone()), ..self }
+    }
+
+    /// The same with weights of the transformer's blocks where `offload` says.
+    #[must_use]
+    pub fn with_offload(self, offload: Offload) -> Self {
+        Self { offload, ..self }
+    }
+
+    /// Where weights of the transformer's blocks rest.
+    pub(crate) fn offload(&self) -> Offload {
+        self.offload
     }
 
     /// What models compute on.

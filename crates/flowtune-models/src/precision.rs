@@ -76,12 +76,16 @@ impl Precision {
     /// Type that a weight is kept in. Those of norms are few and stay float32; those outside the blocks are not quantised,
     /// for all that the blocks see goes through them.
     pub fn weight(self, name: &str, shape: &[usize]) -> DType {
-        let in_block = name.starts_with("transformer_blocks.") || name.starts_with("single_transformer_blocks.");
         match (self.trainable, shape.len(), self.quantization.dtype()) {
             (true, ..) => DType::F32,
-            (false, 2, Some(fewer_bits)) if in_block => fewer_bits,
+            (false, 2, Some(fewer_bits)) if is_of_block(name) => fewer_bits,
             (false, 2, _) => self.compute(),
             _ => DType::F32,
         }
     }
+}
+
+/// Whether a weight belongs to a block: all but a few per cent of a transformer's do.
+pub(crate) fn is_of_block(name: &str) -> bool {
+    name.starts_with("transformer_blocks.") || name.starts_with("single_transformer_blocks.")
 }

@@ -129,7 +129,7 @@ impl ModelRecipe {
     /// # Errors
     /// As [`ModelFolder::open`]; `HUB_UNAVAILABLE`, `HUB_GATED`, `HUB_NOT_FOUND`, `HUB_CORRUPT`.
     pub fn open(&self) -> Result<ModelFolder> {
-        Ok(ModelSource::of(self)?.fetch(&[], &())?.folder)
+        Ok(ModelSource::of(self)?.fetch(&[], &())?.folder.with_offload(self.offload))
     }
 
     /// The same with the weights of these parts.
@@ -137,7 +137,7 @@ impl ModelRecipe {
     /// # Errors
     /// As [`ModelRecipe::open`]; `CANCELLED`.
     pub fn open_with(&self, parts: &[Part], control: &Control) -> Result<ModelFolder> {
-        Ok(ModelSource::of(self)?.fetch(parts, control)?.folder)
+        Ok(ModelSource::of(self)?.fetch(parts, control)?.folder.with_offload(self.offload))
     }
 
     /// That the model may be trained; before gigabytes of it are fetched.

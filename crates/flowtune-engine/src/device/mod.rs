@@ -5,13 +5,20 @@
 //! which run wherever candle does. [`Device::composed`] is a device in host memory without kernels: what an accelerator runs is
 //! tested there, in f64 too, by the tests of the CPU.
 
+#[cfg(feature = "cuda")]
+mod aside;
+mod bring;
 mod card;
 pub(crate) mod composed;
+mod ferry;
 #[cfg(any(feature = "emulate", feature = "cuda"))]
 mod fused;
 mod operations;
 mod weight;
 
+#[cfg(feature = "cuda")]
+pub(crate) use aside::{Aside, Pinned};
+pub(crate) use bring::{Bring, InOrder};
 pub use card::Card;
 pub(crate) use operations::*;
 pub(crate) use weight::{QuantisedOnDevice, Weight};

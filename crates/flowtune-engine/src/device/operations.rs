@@ -54,7 +54,7 @@ pub(crate) fn linear(
     low_rank: Option<&LowRank>,
     dtype: DType,
 ) -> Result<Tensor> {
-    let weight = weight.for_product(x.dtype())?;
+    let weight = weight.for_product("linear", kernels, x)?;
     fused!(kernels, super::fused::linear(kernels, x, &weight, low_rank, dtype));
     made(kernels, composed::linear(x, &weight, low_rank, dtype))
 }
@@ -67,7 +67,7 @@ pub(crate) fn linear_backward(
     g: &Twin,
     needs: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
-    let weight = weight.for_product(g.dtype())?;
+    let weight = weight.for_product("linear", kernels, g)?;
     let some = |gradients: Vec<Option<Twin>>| gradients.into_iter().map(|x| made_some(kernels, x)).collect();
     #[cfg(any(feature = "emulate", feature = "cuda"))]
     if let Some(gradients) = super::fused::linear_backward(kernels, x, &weight, low_rank, g, needs) {

@@ -2,7 +2,8 @@
 
 use candle_core::{DType as Kind, Device as Place, Result as Composed, Tensor as Twin};
 
-use super::{Device, Kernels, int8_rows, nf4};
+use super::ferry::brought;
+use super::{Bring, Device, Kernels, int8_rows, nf4};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::quant::{Int8Rows, NF4, Nf4, Quantised};
@@ -26,18 +27,18 @@ enum Codes {
 }
 
 impl QuantisedOnDevice {
-    pub(crate) fn new(weight: &Quantised, place: &Place, kernels: Kernels) -> Composed<Self> {
-        let bring = |x: &[u8]| Twin::from_slice(x, x.len(), place);
+    pub(crate) fn new(weight: &Quantised, place: &Place, kernels: Kernels, by: &impl Bring) -> Composed<Self> {
+        let bring = |x: &[u8]| by.bring(x, &[x.len()], place);
         let (codes, scales, extents) = match weight {
             Quantised::Int8(Int8Rows { data, scales, .. }) => {
                 let extents = [scales.len(), data.len() / scales.len().max(1)];
                 (Codes::Int8(bring(bytemuck::cast_slice(data))?.reshape(&extents[..])?), scales, extents)
             }
             Quantised::Nf4(Nf4 { codes, scales, rows, cols }) => {
-                (Codes::Nf4(bring(codes)?, Twin::new(&NF4, place)?), scales, [*rows, *cols])
+                (Codes::Nf4(bring(codes)?, by.bring(&NF4, &[NF4.len()], place)?), scales, [*rows, *cols])
             }
         };
-        Ok(Self { codes, scales: Twin::from_slice(scales, scales.len(), place)?, extents, kernels })
+        Ok(Self { codes, scales: by.bring(scales, &[scales.len()], place)?, extents, kernels })
     }
 
     /// Back to the host.
@@ -79,28 +80,38 @@ pub(crate) enum Weight {
     Plain(Twin),
     /// In fewer bits: made into numbers for each product, and not kept.
     Quantised(QuantisedOnDevice),
+    /// On the host: brought for each product, and not kept.
+    Resting(Tensor),
 }
 
 impl Weight {
-    /// A weight that is on a device, and the kernels there.
+    /// A weight for products on a device with `kernels`.
     ///
     /// # Errors
-    /// When it is in fewer bits and has another shape than it was made with.
-    pub(crate) fn of(op: &'static str, weight: &Tensor) -> Result<Option<(Kernels, Self)>> {
-        if let Some(quantised) = weight.quantised_on_device() {
-            return match weight.shape() == quantised.extents {
-                true => Ok(Some((quantised.kernels, Self::Quantised(quantised.clone())))),
-                false => Err(Error::Device { op }),
-            };
-        }
-        Ok(weight.on_device()?.map(|plain| (plain.kernels, Self::Plain(plain.twin))))
+    /// When it is on another device; when it is in fewer bits and has another shape than it was made with.
+    pub(crate) fn of(op: &'static str, weight: &Tensor, kernels: Kernels) -> Result<Self> {
+        let (found, of) = if let Some(quantised) = weight.quantised_on_device() {
+            if weight.shape() != quantised.extents {
+                return Err(Error::Device { op });
+            }
+            (quantised.kernels, Self::Quantised(quantised.clone()))
+        } else if let Some(plain) = weight.on_device()? {
+            (plain.kernels, Self::Plain(plain.twin))
+        } else {
+            (kernels, Self::Resting(weight.clone()))
+        };
+        if found == kernels { Ok(of) } else { Err(Error::Device { op }) }
     }
 
-    /// The weight for a product with values of `dtype`.
-    pub(crate) fn for_product(&self, dtype: Kind) -> Result<Twin> {
+    /// The weight for a product with `x`.
+    pub(crate) fn for_product(&self, op: &'static str, kernels: Kernels, x: &Twin) -> Result<Twin> {
         match self {
             Self::Plain(twin) => Ok(twin.clone()),
-            Self::Quantised(weight) => weight.dequantised(dtype),
+            Self::Quantised(weight) => weight.dequantised(x.dtype()),
+            Self::Resting(weight) => {
+                let here = brought(weight, &Device::of(x, kernels))?;
+                Self::of(op, &here, kernels)?.for_product(op, kernels, x)
+            }
         }
     }
 }

@@ -134,12 +134,12 @@ impl OnDevice {
 
 const OP: &str = "linear";
 
-/// The rows of x and the weight, when they are on a device.
+/// The rows of x and the weight, when x is on a device. The weight may rest on the host.
 fn operands(x: &Tensor, weight: &Tensor) -> Result<Option<(Kernels, Twin, Weight)>> {
-    match (device::operands(OP, [x])?, Weight::of(OP, weight)?) {
-        (None, None) => Ok(None),
-        (Some((kernels, [x])), Some((same, weight))) if kernels == same => Ok(Some((kernels, as_rows(&x)?, weight))),
-        _ => Err(Error::Device { op: OP }),
+    match device::operands(OP, [x])? {
+        Some((kernels, [x])) => Ok(Some((kernels, as_rows(&x)?, Weight::of(OP, weight, kernels)?))),
+        None if weight.device().is_cpu() => Ok(None),
+        None => Err(Error::Device { op: OP }),
     }
 }
 

@@ -43,6 +43,15 @@ impl Quantised {
         }
     }
 
+    /// What takes most of the memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn codes(&self) -> &[u8] {
+        match self {
+            Self::Int8(rows) => bytemuck::cast_slice(&rows.data),
+            Self::Nf4(blocks) => &blocks.codes,
+        }
+    }
+
     /// The matrix in float32.
     pub(crate) fn dequantised(&self) -> Vec<f32> {
         match self {

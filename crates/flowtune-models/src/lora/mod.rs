@@ -135,12 +135,12 @@ fn attach(
     mut adapter: impl FnMut(&str, usize, usize) -> Result<Option<Adapter>>,
 ) -> Result<Vec<Param>> {
     model.params().iter().for_each(|p| p.set_trainable(false));
-    let mut params = Vec::new();
+    let (device, mut params) = (model.device(), Vec::new());
     for linear in model.linears() {
         let module = linear.name();
         let weight = linear.weight().value();
         let trainable = |matrix: &str, value: Tensor| -> Result<Param> {
-            Ok(Param::trainable(format!("{module}.{matrix}.weight"), value.to_device(&weight.device())?))
+            Ok(Param::trainable(format!("{module}.{matrix}.weight"), value.to_device(&device)?))
         };
         let lora = match adapter(module, weight.dim(1), weight.dim(0))? {
             None => None,

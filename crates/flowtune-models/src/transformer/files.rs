@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flowtune_engine::{DType, Tensor};
+use flowtune_engine::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::{Flux2Config, Flux2Transformer};
+use super::{Flux2Config, Flux2Transformer, Offload};
 use crate::error::{Result, io_error, layout_error};
 use crate::folder::{ModelFolder, read_json};
 use crate::precision::Precision;
@@ -68,8 +68,9 @@ impl Flux2Transformer {
         if path.join("model_index.json").is_file() {
             return ModelFolder::open(path)?.transformer(precision);
         }
-        let weights = Weights::open(path)?;
-        Self::load(config_beside(path, || Flux2Config::of(&weights))?, &weights, precision)
+        let weights = Weights::open(path)?.on(&Device::preferred()?);
+        let config = config_beside(path, || Flux2Config::of(&weights))?;
+        Self::load_offloaded(config, &weights, precision, Offload::default())
     }
 
     /// Writes the base model's weights and their configuration into `folder`, which is made if it is not there, in
@@ -134,7 +135,7 @@ impl ModelFolder {
     /// `CHECKPOINT_LAYOUT`, `WEIGHTS_MISSING`, `SHAPE_MISMATCH` naming file and tensor; `DEVICE_UNAVAILABLE`.
     pub fn transformer(&self, precision: Precision) -> Result<Flux2Transformer> {
         let weights = self.transformer_weights()?.on(&self.device()?);
-        Flux2Transformer::load(self.transformer_config()?, &weights, precision)
+        Flux2Transformer::load_offloaded(self.transformer_config()?, &weights, precision, self.offload())
     }
 }
 

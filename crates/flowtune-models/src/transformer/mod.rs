@@ -7,6 +7,7 @@ mod double;
 mod files;
 mod geometry;
 mod modulation;
+mod offload;
 mod positions;
 mod references;
 mod single;
@@ -19,6 +20,7 @@ use flowtune_engine::{DType, Device, Param, Tape, Tensor, Var};
 
 pub use config::Flux2Config;
 pub use files::WeightShape;
+pub use offload::Offload;
 pub use references::ReferenceTokens;
 
 use crate::error::{Result, layout_error};
@@ -237,4 +239,4 @@ impl Flux2Transformer {
 }
 
 #[cfg(test)]
-mod quantised;
+mod frozen;

@@ -7,6 +7,7 @@ use flowtune_flow::FlowMatchingOptions;
 use flowtune_flow::shift::FlowShift;
 use flowtune_flow::timesteps::TimestepSampling;
 use flowtune_flow::weighting::LossWeighting;
+use flowtune_models::transformer::Offload;
 use flowtune_models::{ComputeDtype, Quantization};
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +113,9 @@ pub struct ModelRecipe {
     /// What a LoRA's base is kept in instead.
     #[serde(default)]
     pub quantization: Quantization,
+    /// Whether weights of blocks rest in the host's memory, on a card that has no room for all.
+    #[serde(default)]
+    pub offload: Offload,
 }
 
 impl From<OnBadFile> for flowtune_data::OnBadFile {

@@ -1,8 +1,8 @@
-//! A base in 4-bit NormalFloat computes what the numbers that it stands for compute.
+//! A frozen base that is smaller, or rests elsewhere, computes what its numbers compute.
 
-use flowtune_engine::{DType, Gradients, Keep, Param, Tape, Tensor, Var};
+use flowtune_engine::{DType, Device, Gradients, Keep, Param, Tape, Tensor, Var};
 
-use super::{Flux2Config, Flux2Inputs, Flux2Transformer};
+use super::{Flux2Config, Flux2Inputs, Flux2Transformer, Offload};
 use crate::lora::{LoraConfig, add_lora};
 use crate::precision::Precision;
 use crate::weights::Weights;
@@ -34,7 +34,9 @@ fn ids(tokens: i64) -> Tensor {
 fn step(model: &Flux2Transformer, keep: Keep) -> Vec<Tensor> {
     let lora = add_lora(model, &LoraConfig { rank: 2, alpha: 2.0, ..LoraConfig::default() }, 7).unwrap();
     // B begins as zeros, and A's gradients with it.
-    lora.iter().enumerate().for_each(|(i, param)| param.set(numbers(param.value().shape(), i)));
+    lora.iter()
+        .enumerate()
+        .for_each(|(i, param)| param.set(numbers(param.value().shape(), i).to_device(&model.device()).unwrap()));
     let tape = Tape::keeping(keep);
     let inputs = Flux2Inputs {
         hidden_states: Var::constant(numbers(&[1, 6, 8], 1)),
@@ -50,6 +52,28 @@ fn step(model: &Flux2Transformer, keep: Keep) -> Vec<Tensor> {
     tape.backward(&prediction, numbers(&[1, 6, 8], 3), &[], &mut gradients).unwrap();
     let of = |param: &Param| gradients.get(param).unwrap().clone();
     std::iter::once(prediction.tensor().clone()).chain(lora.iter().map(of)).collect()
+}
+
+#[test]
+fn weights_that_rest_on_the_host_come_to_every_product() {
+    for precision in [Precision::FLOAT32, Precision::BFLOAT16, Precision::INT8, Precision::NF4] {
+        let numbers = Flux2Transformer::random(config(), 5, Precision::FLOAT32).unwrap();
+        let named = |param: &Param| (param.name().to_owned(), param.value());
+        let weights = Weights::from_tensors(numbers.params().iter().map(named).collect()).on(&Device::composed());
+        let load = |offload| Flux2Transformer::load_offloaded(config(), &weights, precision, offload).unwrap();
+        let (there, resting) = (load(Offload::None), load(Offload::Blocks));
+        assert!(there.params().iter().all(|param| !param.value().device().is_cpu()));
+        let rest = |param: &&Param| param.value().device().is_cpu();
+        assert!(resting.params().iter().filter(rest).count() > 10 && !resting.device().is_cpu());
+        for keep in [Keep::Everything, Keep::Inputs] {
+            // The second time, weights are expected.
+            let want = step(&there, keep);
+            for got in [step(&resting, keep), step(&resting, keep)] {
+                let values = |tensors: &[Tensor]| tensors.iter().map(|x| x.to_f32_vec().unwrap()).collect::<Vec<_>>();
+                assert_eq!(values(&got), values(&want), "{precision:?} {keep:?}");
+            }
+        }
+    }
 }
 
 #[test]
