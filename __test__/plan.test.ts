@@ -90,6 +90,8 @@ describe('a plan from headers alone', () => {
     expect(bytes(base, 'transformer') / 1e9).toBeCloseTo(7.75, 1)
     const int8 = await of({ model: { ...recipe.model, quantization: 'int8' } })
     expect(bytes(int8, 'transformer')).toBeLessThan(0.6 * bytes(base, 'transformer'))
+    const nf4 = await of({ model: { ...recipe.model, quantization: 'nf4' } })
+    expect(bytes(nf4, 'transformer')).toBeLessThan(0.35 * bytes(base, 'transformer'))
     const batch = await of({ train: { steps: 30, batchSize: 2 } })
     expect(bytes(batch, 'activations') / bytes(base, 'activations')).toBeCloseTo(2, 1)
     const kept = await of({ train: { steps: 30, activationCheckpointing: false } })

@@ -44,6 +44,14 @@ describe('a transformer in another type', () => {
     expect(cosine(rounded.gradients, exact.gradients)).toBeGreaterThan(least)
   })
 
+  it('over nf4 is nearly the same model', async () => {
+    const [exact, rounded] = [await step({}), await step({ dtype: 'bfloat16', quantization: 'nf4' })]
+    const weights = rounded.model.parameters.filter(({ name }) => name.endsWith('attn.to_q.weight'))
+    expect(new Set(weights.map((weight) => weight.dtype))).toEqual(new Set(['nf4']))
+    expect(Math.abs(rounded.loss / exact.loss - 1)).toBeLessThan(0.05)
+    expect(cosine(rounded.gradients, exact.gradients)).toBeGreaterThan(0.8)
+  })
+
   it('trains all of its weights only when they are float32', async () => {
     const model = await Flux2Transformer.fromConfig(tinyConfig, { seed: 1, dtype: 'bfloat16' })
     expect(() => model.setTrainable(true)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))

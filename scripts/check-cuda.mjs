@@ -16,8 +16,11 @@ const started = Date.now()
  * those of `npm test`, whose dependencies are reused.
  */
 function emulate() {
-  say('running the kernels on the CPU')
   const packages = ['--workspace', '--exclude', 'flowtune-node', '--features', 'flowtune-train/emulate']
+  say('linting what only the kernels have')
+  const clippy = ['clippy', '--release', '--target', hostTarget(), ...packages, '--all-targets', '--quiet']
+  if (run('cargo', [...clippy, '--', '-D', 'warnings']) !== 0) return false
+  say('running the kernels on the CPU')
   const tests = ['kernels', 'devices', 'parity'].flatMap((name) => ['--test', name])
   return run('cargo', ['test', '--release', '--target', hostTarget(), ...packages, ...tests]) === 0
 }

@@ -10,6 +10,8 @@ fn main() {
         && std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux")
     {
         println!("cargo::rustc-link-arg-cdylib=-Wl,--no-as-needed");
+        // Where NVIDIA's installer puts them, which the loader need not know.
+        println!("cargo::rustc-link-arg-cdylib=-Wl,-rpath,$ORIGIN:/usr/local/cuda/lib64");
         CUDA.iter().for_each(|library| println!("cargo::rustc-link-arg-cdylib=-l{library}"));
     }
 }

@@ -1,8 +1,8 @@
 //! What `train` asks before it loads: whether the run fits, in milliseconds.
 
 use super::inputs::{DataSize, Model, must_encode};
-use super::machine::available_memory;
 use super::memory::{PhaseName, Rehearsal, rehearse};
+use super::room::Room;
 use super::switches::{Search, Setting, Switch};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -17,19 +17,19 @@ const TIGHT: f64 = 0.9;
 /// # Errors
 /// `OUT_OF_MEMORY`, with what to switch.
 pub(crate) fn check_memory(recipe: &Recipe) -> Result<Option<Event>> {
-    match available_memory() {
-        Some(limit) if !recipe.train.allow_over_memory => check_within(recipe, limit as usize),
+    match Room::here() {
+        Some(room) if !recipe.train.allow_over_memory => check_within(recipe, room),
         _ => Ok(None),
     }
 }
 
-fn check_within(recipe: &Recipe, limit: usize) -> Result<Option<Event>> {
+fn check_within(recipe: &Recipe, room: Room) -> Result<Option<Event>> {
     let Ok(model) = Model::open(recipe) else { return Ok(None) };
     // The images would take longer to list than everything else.
     let data = DataSize::default();
     let encodes = must_encode(&recipe.data.cache_dir, data);
     let Ok(run) = rehearse(&model, data, encodes, recipe) else { return Ok(None) };
-    let peak = run.peak();
+    let (peak, limit) = (room.peak(&run), room.with_resting(&run, recipe));
     let (taken, available) = (gigabytes(peak.peak), gigabytes(limit));
     if peak.peak > limit {
         let search = Search { model: &model, data, recipe, limit };
@@ -93,6 +93,8 @@ fn gigabytes(bytes: usize) -> String {
 mod tests {
     use std::path::Path;
 
+    use flowtune_models::transformer::Offload;
+
     use super::*;
     use crate::recipe::resolve_recipe;
 
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_to_switch() {
         let recipe = recipe(r#""batchSize": 8, "activationCheckpointing": false"#);
-        let peak = |limit: usize| check_within(&recipe, limit);
+        let peak = |limit: usize| check_within(&recipe, Room::on_host(limit as u64));
         assert!(peak(usize::MAX).unwrap().is_none());
         let run = rehearse(&Model::open(&recipe).unwrap(), DataSize::default(), false, &recipe).unwrap();
         let limit = run.training_peak().peak * 7 / 10;
@@ -123,9 +125,20 @@ mod tests {
     }
 
     #[test]
+    fn on_a_card_frozen_weights_may_rest_elsewhere() {
+        let mut recipe = recipe(r#""batchSize": 1"#);
+        let run = rehearse(&Model::open(&recipe).unwrap(), DataSize::default(), false, &recipe).unwrap();
+        // A little less than training takes, which is less than the weights.
+        let card = Room { bytes: run.training_peak().peak - 1000, on_card: true };
+        assert!(check_within(&recipe, card).is_ok());
+        recipe.model.offload = Offload::None;
+        assert_eq!(check_within(&recipe, card).unwrap_err().code(), "OUT_OF_MEMORY");
+    }
+
+    #[test]
     fn a_model_that_cannot_be_read_is_for_the_run_to_report() {
         let mut recipe = recipe(r#""batchSize": 1"#);
         recipe.model.path = "/nowhere".into();
-        assert!(check_within(&recipe, 1).unwrap().is_none());
+        assert!(check_within(&recipe, Room::on_host(1)).unwrap().is_none());
     }
 }

@@ -6,6 +6,7 @@ mod inputs;
 mod machine;
 mod memory;
 mod rehearsal;
+mod room;
 mod switches;
 mod time;
 
@@ -19,6 +20,7 @@ pub(crate) use machine::available_memory;
 use memory::rehearse;
 pub use memory::{ComponentSize, Phase, PhaseName};
 pub use rehearsal::Component;
+use room::Room;
 use switches::Search;
 pub use switches::{Setting, Switch};
 pub use time::TimePlan;
@@ -83,30 +85,30 @@ pub fn plan(recipe: &Recipe, options: PlanOptions) -> Result<Plan> {
     let data = listed.unwrap_or_default();
     let encodes = must_encode(&recipe.data.cache_dir, data);
     let run = rehearse(&model, data, encodes, recipe)?;
-    let limit = options.memory.map(|gigabytes| (gigabytes * 1e9) as u64).or_else(available_memory);
-    let search = limit.map(|limit| Search { model: &model, data, recipe, limit: limit as usize });
+    let room = options.memory.map(|gigabytes| Room::on_host((gigabytes * 1e9) as u64)).or_else(Room::here);
+    let search = room.map(|room| Search { model: &model, data, recipe, limit: room.with_resting(&run, recipe) });
     let search = search.filter(|search| run.training_peak().peak > search.limit);
     let time = (!options.no_time).then(|| Rates::measure(recipe).map(|rates| time(data, encodes, recipe, &run, rates)));
-    let peak = run.peak();
+    let peak = room.map_or_else(|| run.peak(), |room| room.peak(&run));
     let recommended = search.as_ref().map(Search::cheapest).transpose()?.flatten();
     Ok(Plan {
         disk: disk::disk(&model, listed, recipe)?,
         time: time.transpose()?,
         images: listed.map(|data| data.images),
         switches: search.as_ref().map(Search::singly).transpose()?.unwrap_or_default(),
-        notes: notes(&run, limit, listed, recommended.as_ref()),
+        notes: notes(&run, room, listed, recommended.as_ref()),
         recommended,
         memory: MemoryPlan {
             peak: peak.peak,
             phase: peak.name,
-            limit,
-            fits: limit.map(|limit| peak.peak as u64 <= limit),
+            limit: room.map(|room| room.bytes as u64),
+            fits: room.map(|room| peak.peak <= room.with_resting(&run, recipe)),
             phases: run.phases,
         },
     })
 }
 
-fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>, smaller: Option<&Switch>) -> Vec<String> {
+fn notes(run: &memory::Rehearsal, room: Option<Room>, data: Option<DataSize>, smaller: Option<&Switch>) -> Vec<String> {
     let encode = &run.phases[0];
     let mut notes = Vec::new();
     if data.is_none() {
@@ -116,8 +118,12 @@ fn notes(run: &memory::Rehearsal, limit: Option<u64>, data: Option<DataSize>, sm
     if !encode.needed {
         notes.push("the cache has as many entries as this recipe needs: encoding is not counted, unless it turns out that they are others".into());
     }
-    if limit.is_some_and(|limit| encode.needed && encode.peak as u64 > limit) {
-        notes.push(encoding_advice(run, smaller));
+    match room {
+        Some(Room { on_card: true, .. }) => notes.push(
+            "memory is the card's: of frozen weights, what does not fit rests in the host's memory (`model.offload`), and so does a text encoder that does not fit".into(),
+        ),
+        Some(room) if encode.needed && encode.peak > room.bytes => notes.push(encoding_advice(run, smaller)),
+        _ => {}
     }
     notes
 }
