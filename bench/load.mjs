@@ -1,7 +1,7 @@
 // `npm run bench -- load`: a transformer of a real geometry from one file in Black Forest Labs' layout, and one LoRA step.
 // The file has the real header and holes for weights (`hollow.mjs`).
 //
-//   npm run bench -- load [--geometry klein-4B] [--dtype bfloat16] [--quantization none] [--tokens 256]
+//   npm run bench -- load [--geometry klein-4B] [--dtype bfloat16] [--quantization none] [--tokens 256] [--text-tokens 512]
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -16,6 +16,7 @@ const { values: options } = parseArgs({
     dtype: { type: 'string', default: 'bfloat16' },
     quantization: { type: 'string', default: 'none' },
     tokens: { type: 'string', default: '256' },
+    'text-tokens': { type: 'string', default: '512' },
   },
 })
 
@@ -34,7 +35,7 @@ try {
   const side = Math.sqrt(Number(options.tokens))
   const batch = {
     imageLatents: Tensor.randn([1, 128, side, side], { seed: 1 }),
-    textEmbeddings: Tensor.randn([1, 512, geometry.joint], { seed: 2 }),
+    textEmbeddings: Tensor.randn([1, Number(options['text-tokens']), geometry.joint], { seed: 2 }),
   }
   const { loss } = await pipeline.step(model, batch, { seed: 1, step: 0 })
   await optimizer.step(await loss.backward())

@@ -170,6 +170,20 @@ mod tests {
         assert!(zeros.dequantised().iter().all(|&x| x == 0.0));
     }
 
+    #[test]
+    fn codes_and_scales_are_those_of_bitsandbytes() {
+        // `quantize_4bit(x, quant_type="nf4", blocksize=64)` of bitsandbytes 0.50.2 with PyTorch 2.15, on the CPU.
+        const CODES: [&str; 3] = [
+            "04c16e29f3b05d17e29f3c05d18e2af4c16e18e3b05d17e29f3b05d18e2af4c1",
+            "6b48c5926a37b48c5926a37b48f4c06d18e2a04c16e29f3b05d17e29f3c05d18",
+            "d49e5b26c38d4a15b27c39d4a16c27d39e5b26c38d4a15b27c38f3b05d17e2af",
+        ];
+        const SCALES: [f32; 3] = [0.650_000_04, 1.300_000_1, 1.871_999_98];
+        let got = Nf4::quantised(&numbers(192, 37), 48);
+        let hex: String = got.codes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((hex, &got.scales[..]), (CODES.concat(), &SCALES[..]));
+    }
+
     /// Products against those of the numbers that the codes stand for.
     fn products_agree<T: Multiply>(outputs: usize, inputs: usize) {
         let rows = 5;
