@@ -51,18 +51,24 @@ impl Launcher for Documented {
     }
 }
 
+/// # Safety
+/// Element `at` must be there.
 unsafe fn load(operand: &Operand, at: usize) -> f32 {
-    // SAFETY: the caller's.
     match operand.kind {
+        // SAFETY: the caller's.
         Kind::F32 => unsafe { *(operand.address as *const f32).add(at) },
+        // SAFETY: the caller's.
         Kind::Bf16 => unsafe { *(operand.address as *const bf16).add(at) }.to_f32(),
     }
 }
 
+/// # Safety
+/// Element `at` must be there, and nobody else's.
 unsafe fn store(operand: &Operand, at: usize, value: f32) {
-    // SAFETY: the caller's.
     match operand.kind {
+        // SAFETY: the caller's.
         Kind::F32 => unsafe { *(operand.address as *mut f32).add(at) = value },
+        // SAFETY: the caller's.
         Kind::Bf16 => unsafe { *(operand.address as *mut bf16).add(at) = bf16::from_f32(value) },
     }
 }

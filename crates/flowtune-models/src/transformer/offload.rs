@@ -113,6 +113,6 @@ mod tests {
         let mut uneven = Spread::new(0.5);
         let all = [9.0, 1.0, 4.0, 7.0, 2.0, 3.0];
         let kept: f64 = all.into_iter().filter(|&bytes| uneven.stays(bytes)).sum();
-        assert!(kept <= 13.0 && kept >= 6.0, "{kept}");
+        assert!((6.0..=13.0).contains(&kept), "{kept}");
     }
 }
