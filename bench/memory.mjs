@@ -36,7 +36,9 @@ async function training(recipe) {
 }
 
 try {
-  const columns = SIDES.flatMap((side) => BASES.map(({ quantization: q }) => `${side}², ${q === 'none' ? 'bfloat16' : q}`))
+  const columns = SIDES.flatMap((side) =>
+    BASES.map(({ quantization: q }) => `${side}², ${q === 'none' ? 'bfloat16' : q}`),
+  )
   console.log(`| | ${columns.join(' | ')} |\n|${'---|'.repeat(columns.length + 1)}`)
   for (const [name, geometry] of Object.entries(GEOMETRIES)) {
     const transformer = join(folder, `${name}.safetensors`)
