@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flowtune_engine::{Keep, Tape, Value};
+use flowtune_engine::{Device, Keep, Tape, Value};
 use flowtune_flow::sampling::SampleInputs;
 use flowtune_models::Weights;
 use flowtune_models::lora::{adapters, add_lora, load_lora, lora_params, remove_lora, save_lora};
@@ -94,10 +94,12 @@ impl Flux2Transformer {
         let weights = by_name(names, &tensors);
         promise(env, move || {
             let (config, precision) = (transformer_config(&config_json)?, load_options(&options_json)?);
+            let device = Device::preferred()?;
             let model = match seed {
                 Some(seed) => Transformer::random(config, seed as u64, precision)?,
-                None => Transformer::load(config, &Weights::from_tensors(weights?), precision)?,
+                None => Transformer::load(config, &Weights::from_tensors(weights?).on(&device), precision)?,
             };
+            model.to_device(&device)?;
             Ok(Self { inner: Arc::new(model) })
         })
     }
