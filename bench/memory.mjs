@@ -8,20 +8,20 @@ import { fileURLToPath } from 'node:url'
 import { plan } from '../dist/index.js'
 import { GEOMETRIES, writeHollow } from './hollow.mjs'
 
-const BASES = [{ quantization: 'none' }, { quantization: 'int8' }, { quantization: 'nf4' }]
+const BASES = ['none', 'int8', 'nf4']
 const SIDES = [512, 1024]
 
 const here = (file) => fileURLToPath(new URL(file, import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'flowtune-memory-'))
 
 /** A LoRA of rank 16 on one image at a time, checkpointed. */
-function recipe(transformer, base, resolution) {
+function recipe(transformer, quantization, resolution) {
   return {
     model: {
       path: here('../__test__/fixtures/parity/pipeline/pipeline'),
       transformer,
       dtype: 'bfloat16',
-      ...base,
+      quantization,
     },
     data: { train: here('../examples/twemoji'), resolution, textTokens: 512, cacheDir: join(folder, 'cache') },
     train: { steps: 1, batchSize: 1 },
@@ -36,9 +36,7 @@ async function training(recipe) {
 }
 
 try {
-  const columns = SIDES.flatMap((side) =>
-    BASES.map(({ quantization: q }) => `${side}², ${q === 'none' ? 'bfloat16' : q}`),
-  )
+  const columns = SIDES.flatMap((side) => BASES.map((base) => `${side}², ${base === 'none' ? 'bfloat16' : base}`))
   console.log(`| | ${columns.join(' | ')} |\n|${'---|'.repeat(columns.length + 1)}`)
   for (const [name, geometry] of Object.entries(GEOMETRIES)) {
     const transformer = join(folder, `${name}.safetensors`)

@@ -61,7 +61,6 @@ impl Precision {
     pub const BFLOAT16: Self = Self { dtype: ComputeDtype::Bfloat16, ..Self::FLOAT32 };
     /// A frozen base in int8, activations in bfloat16.
     pub const INT8: Self = Self { quantization: Quantization::Int8, ..Self::BFLOAT16 };
-
     /// A frozen base in 4-bit NormalFloat, activations in bfloat16.
     pub const NF4: Self = Self { quantization: Quantization::Nf4, ..Self::BFLOAT16 };
 

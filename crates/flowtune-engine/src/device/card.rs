@@ -26,6 +26,7 @@ impl Device {
         let stream = device.cuda_stream();
         let ask = || -> std::result::Result<Card, candle_core::cuda_backend::cudarc::driver::DriverError> {
             let context = stream.context();
+            give_back_unused(&stream)?;
             let (major, minor) = context.compute_capability()?;
             let (free, _) = context.mem_get_info()?;
             Ok(Card {
@@ -55,6 +56,21 @@ impl Device {
     #[cfg(not(feature = "cuda"))]
     pub fn card(&self) -> Result<Option<Card>> {
         Ok(None)
+    }
+}
+
+/// Gives the driver what the pool keeps and nobody uses: it would count as taken.
+#[cfg(feature = "cuda")]
+fn give_back_unused(
+    stream: &candle_core::cuda_backend::cudarc::driver::CudaStream,
+) -> std::result::Result<(), candle_core::cuda_backend::cudarc::driver::DriverError> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    // What is freed is free once the stream has come there.
+    stream.synchronize()?;
+    // SAFETY: the device is open, and its pool is the driver's.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(stream.context().cu_device())?;
+        result::mem_pool::trim_to(pool, 0)
     }
 }
 

@@ -19,14 +19,21 @@ macro_rules! fused {
     };
 }
 
+/// The same of what is not made a tensor here.
+macro_rules! plain {
+    ($kernels:expr, $call:expr, $composed:expr) => {{
+        #[cfg(any(feature = "emulate", feature = "cuda"))]
+        if let Some(result) = $call {
+            return result;
+        }
+        let _ = $kernels;
+        Ok($composed?)
+    }};
+}
+
 /// Output and log-sum-exp, for [`attention_backward`].
 pub(crate) fn attention(kernels: Kernels, [q, k, v]: [&Twin; 3]) -> Result<(Twin, Twin)> {
-    #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(result) = super::fused::attention(kernels, q, k, v) {
-        return result;
-    }
-    let _ = kernels;
-    Ok(composed::attention(q, k, v)?)
+    plain!(kernels, super::fused::attention(kernels, q, k, v), composed::attention(q, k, v))
 }
 
 pub(crate) fn attention_backward(
@@ -78,22 +85,12 @@ pub(crate) fn linear_backward(
 
 /// Bytes times the scale of their row: codes `[rows, cols]` in two's complement, scales `[rows]`.
 pub(crate) fn int8_rows(kernels: Kernels, codes: &Twin, scales: &Twin, dtype: DType) -> Result<Twin> {
-    #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(result) = super::fused::int8_rows(kernels, codes, scales, dtype) {
-        return result;
-    }
-    let _ = kernels;
-    Ok(composed::int8_rows(codes, scales, dtype)?)
+    plain!(kernels, super::fused::int8_rows(kernels, codes, scales, dtype), composed::int8_rows(codes, scales, dtype))
 }
 
 /// nf4 as a matrix of `extents`: codes two in a byte, scales one for each 64, values `[16]`.
 pub(crate) fn nf4(kernels: Kernels, parts: [&Twin; 3], extents: [usize; 2], dtype: DType) -> Result<Twin> {
-    #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(result) = super::fused::nf4(kernels, parts, extents, dtype) {
-        return result;
-    }
-    let _ = kernels;
-    Ok(composed::nf4(parts, extents, dtype)?)
+    plain!(kernels, super::fused::nf4(kernels, parts, extents, dtype), composed::nf4(parts, extents, dtype))
 }
 
 pub(crate) fn gated_residual(kernels: Kernels, x: &Twin, gate: &Twin, y: &Twin) -> Result<Tensor> {
@@ -192,10 +189,5 @@ pub(crate) fn adamw(
 
 /// Σ x² of each, numbers of the host.
 pub(crate) fn sums_of_squares(kernels: Kernels, tensors: &[Twin]) -> Result<Vec<f64>> {
-    #[cfg(any(feature = "emulate", feature = "cuda"))]
-    if let Some(sums) = super::fused::sums_of_squares(kernels, tensors) {
-        return sums;
-    }
-    let _ = kernels;
-    Ok(composed::sums_of_squares(tensors)?)
+    plain!(kernels, super::fused::sums_of_squares(kernels, tensors), composed::sums_of_squares(tensors))
 }

@@ -105,7 +105,7 @@ impl Launcher for Cuda {
                 Kind::F32 => 4,
                 Kind::Bf16 => 2,
             };
-            operand.address + operand.place.start as u64 * size
+            operand.address + operand.layout.start as u64 * size
         };
         let (blas, scale, keep) = (self.device.cublas_handle(), product.scale, f32::from(u8::from(product.add)));
         // SAFETY: the caller's; the factors are float32, as the type of the sums says they must be.

@@ -8,7 +8,7 @@ use half::bf16;
 use super::buffer::{View, ViewMut};
 use super::grid::Grid;
 use super::launch::{Arg, Kernel, Launcher};
-use super::product::{Kind, Operand, Place, Product};
+use super::product::{Kind, Layout, Operand, Product};
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::product::Term;
@@ -124,17 +124,17 @@ impl Launcher for Emulated {
 /// As [`Launcher::product`], with matrices of these types.
 unsafe fn multiplied<T: Multiply<Compute = f32>, O: Stored<Compute = f32>>(product: &Product, group: usize) {
     let Product { a, b, c, scale, add, .. } = *product;
-    let start = |Place { start, group: step, .. }: Place| start + group * step;
-    let len = |Place { rows, cols, step, .. }: Place| (rows - 1) * step + cols;
-    let mat = |Operand { address, place, .. }: Operand| {
+    let start = |Layout { start, group: step, .. }: Layout| start + group * step;
+    let len = |Layout { rows, cols, step, .. }: Layout| (rows - 1) * step + cols;
+    let mat = |Operand { address, layout, .. }: Operand| {
         // SAFETY: the caller's.
-        let data = unsafe { std::slice::from_raw_parts((address as *const T).add(start(place)), len(place)) };
-        let mat = Mat::strided(data, place.rows, place.cols, place.step);
-        if place.transposed { mat.t() } else { mat }
+        let data = unsafe { std::slice::from_raw_parts((address as *const T).add(start(layout)), len(layout)) };
+        let mat = Mat::strided(data, layout.rows, layout.cols, layout.step);
+        if layout.transposed { mat.t() } else { mat }
     };
     // SAFETY: the caller's.
-    let out = unsafe { std::slice::from_raw_parts_mut((c.address as *mut O).add(start(c.place)), len(c.place)) };
-    let out = MatMut::strided(out, c.place.rows, c.place.cols, c.place.step);
+    let out = unsafe { std::slice::from_raw_parts_mut((c.address as *mut O).add(start(c.layout)), len(c.layout)) };
+    let out = MatMut::strided(out, c.layout.rows, c.layout.cols, c.layout.step);
     let write = if add { Write::Add } else { Write::Set };
     T::multiply(out, write, scale, &[Term { a: mat(a), b: mat(b).into() }], Threads::All);
 }

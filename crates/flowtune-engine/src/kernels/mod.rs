@@ -41,7 +41,7 @@ pub use norm::{Modulated, layer_norm_modulate, layer_norm_modulate_dx, layer_nor
 pub use norm_rope::{RopeHeads, rms_norm_rope, rms_norm_rope_dw, rms_norm_rope_dx};
 pub use optimizer::{adamw, clip, scale, sum, sum_of_squares};
 pub use optimizer8::{MOMENTS_PER_SCALE, Moments8, adamw8, dynamic_table};
-pub use product::{ColumnMajor, Factor, Kind, Operand, Place, Product, product};
+pub use product::{ColumnMajor, Factor, Kind, Layout, Operand, Product, product};
 pub use quant::{int8_rows, nf4, stochastic_round};
 pub use residual::{gated_residual, gated_residual_dy, gated_residual_gate_gradient};
 pub use swiglu::{swiglu, swiglu_dx};

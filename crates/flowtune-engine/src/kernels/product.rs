@@ -9,7 +9,7 @@ use crate::error::{Error, Result, shape_error};
 
 /// Where the matrices of a buffer lie: of each group one, `rows` × `cols`, elements of a row adjacent.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct Layout {
     /// First element of the first group.
     pub start: usize,
     /// Rows of each matrix.
@@ -24,7 +24,7 @@ pub struct Place {
     pub transposed: bool,
 }
 
-impl Place {
+impl Layout {
     /// One matrix that fills its buffer.
     pub fn whole(rows: usize, cols: usize) -> Self {
         Self { start: 0, rows, cols, step: cols, group: 0, transposed: false }
@@ -64,7 +64,7 @@ pub struct Operand {
     /// Type of its elements.
     pub kind: Kind,
     /// Where in it the matrices lie.
-    pub place: Place,
+    pub layout: Layout,
 }
 
 /// c = scale·a·b, or c += scale·a·b, summed in float32: checked, for a [`Launcher`].
@@ -87,7 +87,7 @@ pub struct Product {
 impl Product {
     /// m, k and n.
     pub fn extents(&self) -> [usize; 3] {
-        let ((m, k), (_, n)) = (self.a.place.extents(), self.b.place.extents());
+        let ((m, k), (_, n)) = (self.a.layout.extents(), self.b.layout.extents());
         [m, k, n]
     }
 }
@@ -120,16 +120,16 @@ impl Factor {
 /// device says.
 pub fn product<L: Launcher, T: Value, O: Value>(
     on: &L,
-    (a, a_place): (&View<T>, Place),
-    (b, b_place): (&View<T>, Place),
-    (c, c_place): (&mut ViewMut<O>, Place),
+    (a, a_layout): (&View<T>, Layout),
+    (b, b_layout): (&View<T>, Layout),
+    (c, c_layout): (&mut ViewMut<O>, Layout),
     groups: usize,
     Factor { scale, add }: Factor,
 ) -> Result<()> {
-    let ((m, k), (inner, n)) = (a_place.extents(), b_place.extents());
-    if inner != k || c_place.extents() != (m, n) || c_place.transposed {
+    let ((m, k), (inner, n)) = (a_layout.extents(), b_layout.extents());
+    if inner != k || c_layout.extents() != (m, n) || c_layout.transposed {
         let expected = format!("[{m}, {k}] x [{k}, {n}] = [{m}, {n}]");
-        return Err(shape_error("product", "extents", expected, &[inner, c_place.rows, c_place.cols]));
+        return Err(shape_error("product", "extents", expected, &[inner, c_layout.rows, c_layout.cols]));
     }
     if (T::OPERAND, O::OPERAND) == (Kind::F32, Kind::Bf16) {
         let reason = "float32 is not multiplied into bfloat16".to_owned();
@@ -138,17 +138,17 @@ pub fn product<L: Launcher, T: Value, O: Value>(
     if groups == 0 || m == 0 || n == 0 {
         return Ok(());
     }
-    let operand = |argument, buffer: &dyn Buffer, place: Place, kind| {
-        let fits = place.cols <= place.step && place.end(groups).is_some_and(|end| end <= buffer.len());
+    let operand = |argument, buffer: &dyn Buffer, layout: Layout, kind| {
+        let fits = layout.cols <= layout.step && layout.end(groups).is_some_and(|end| end <= buffer.len());
         match fits.then(|| buffer.address()) {
-            Some(address) => Ok(Operand { address, kind, place }),
-            None => Err(shape_error("product", argument, format!("for {groups} of {place:?}"), &[buffer.len()])),
+            Some(address) => Ok(Operand { address, kind, layout }),
+            None => Err(shape_error("product", argument, format!("for {groups} of {layout:?}"), &[buffer.len()])),
         }
     };
     let product = Product {
-        a: operand("a", a, a_place, T::OPERAND)?,
-        b: operand("b", b, b_place, T::OPERAND)?,
-        c: operand("c", c, c_place, O::OPERAND)?,
+        a: operand("a", a, a_layout, T::OPERAND)?,
+        b: operand("b", b, b_layout, T::OPERAND)?,
+        c: operand("c", c, c_layout, O::OPERAND)?,
         groups,
         scale,
         add,
@@ -179,14 +179,14 @@ impl ColumnMajor {
     /// # Errors
     /// `INTERNAL` when an extent has more than 31 bits.
     pub fn of(product: &Product) -> Result<Self> {
-        let ([m, k, n], places) = (product.extents(), [product.b.place, product.a.place, product.c.place]);
+        let ([m, k, n], layouts) = (product.extents(), [product.b.layout, product.a.layout, product.c.layout]);
         let small = |x: usize| i32::try_from(x).map_err(|_| too_large(product.extents()));
         let large = |x: usize| i64::try_from(x).map_err(|_| too_large(product.extents()));
         Ok(Self {
-            transposed: [places[0].transposed, places[1].transposed],
+            transposed: [layouts[0].transposed, layouts[1].transposed],
             extents: [small(n)?, small(m)?, small(k)?],
-            steps: [small(places[0].step)?, small(places[1].step)?, small(places[2].step)?],
-            groups: [large(places[0].group)?, large(places[1].group)?, large(places[2].group)?],
+            steps: [small(layouts[0].step)?, small(layouts[1].step)?, small(layouts[2].step)?],
+            groups: [large(layouts[0].group)?, large(layouts[1].group)?, large(layouts[2].group)?],
             count: small(product.groups)?,
         })
     }

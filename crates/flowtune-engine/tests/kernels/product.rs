@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::fixture::{Padded, Sample, assert_close, numbers, samples};
 use flowtune_engine::kernels::{
-    Arg, ColumnMajor, Emulated, Factor, Grid, Kernel, Kind, Launcher, Operand, Place, Product, product,
+    Arg, ColumnMajor, Emulated, Factor, Grid, Kernel, Kind, Launcher, Layout, Operand, Product, product,
 };
 use flowtune_engine::{Error, Result};
 
@@ -22,7 +22,7 @@ impl Launcher for Documented {
         let ask = ColumnMajor::of(product)?;
         let [rows, cols, inner] = ask.extents.map(|extent| usize::try_from(extent).unwrap());
         let (steps, groups) = (ask.steps.map(|x| x as usize), ask.groups.map(|x| x as usize));
-        let start = |operand: &Operand, group: usize, side: usize| operand.place.start + group * groups[side];
+        let start = |operand: &Operand, group: usize, side: usize| operand.layout.start + group * groups[side];
         // Element (i, j) of a side, of a matrix of columns that is transposed or not.
         let at = |i: usize, j: usize, side: usize| match ask.transposed[side] {
             true => j + i * steps[side],
@@ -75,24 +75,24 @@ unsafe fn store(operand: &Operand, at: usize, value: f32) {
 
 /// A matrix of each of `groups`, apart from each other and from the start, with gaps between its rows; `[rows, cols]` as the
 /// product sees it.
-fn scattered(rows: usize, cols: usize, transposed: bool, seed: usize) -> Place {
+fn scattered(rows: usize, cols: usize, transposed: bool, seed: usize) -> Layout {
     let (own_rows, own_cols) = if transposed { (cols, rows) } else { (rows, cols) };
     let step = own_cols + seed % 3;
-    Place { start: seed, rows: own_rows, cols: own_cols, step, group: own_rows * step + seed % 5, transposed }
+    Layout { start: seed, rows: own_rows, cols: own_cols, step, group: own_rows * step + seed % 5, transposed }
 }
 
 /// Heads side by side in each row, as in `[tokens, heads, dim]`.
-fn heads(tokens: usize, dim: usize, count: usize, transposed: bool) -> Place {
-    Place { start: 0, rows: tokens, cols: dim, step: count * dim, group: dim, transposed }
+fn heads(tokens: usize, dim: usize, count: usize, transposed: bool) -> Layout {
+    Layout { start: 0, rows: tokens, cols: dim, step: count * dim, group: dim, transposed }
 }
 
-fn element<T: Sample>(data: &[T], place: Place, group: usize, i: usize, j: usize) -> f32 {
-    let (i, j) = if place.transposed { (j, i) } else { (i, j) };
-    data[place.start + group * place.group + i * place.step + j].load()
+fn element<T: Sample>(data: &[T], layout: Layout, group: usize, i: usize, j: usize) -> f32 {
+    let (i, j) = if layout.transposed { (j, i) } else { (i, j) };
+    data[layout.start + group * layout.group + i * layout.step + j].load()
 }
 
-fn agrees<L: Launcher, T: Sample, O: Sample>(on: &L, [a_at, b_at, c_at]: [Place; 3], groups: usize, factor: Factor) {
-    let len = |at: Place| at.start + (groups - 1) * at.group + (at.rows - 1) * at.step + at.cols;
+fn agrees<L: Launcher, T: Sample, O: Sample>(on: &L, [a_at, b_at, c_at]: [Layout; 3], groups: usize, factor: Factor) {
+    let len = |at: Layout| at.start + (groups - 1) * at.group + (at.rows - 1) * at.step + at.cols;
     let (a, b) = (samples::<T>(len(a_at), 1), samples::<T>(len(b_at), 2));
     // The gaps of c hold numbers that must stay; what is only written is NaN before.
     let mut c = samples::<O>(len(c_at), 3);
@@ -117,17 +117,17 @@ fn agrees<L: Launcher, T: Sample, O: Sample>(on: &L, [a_at, b_at, c_at]: [Place;
 fn all_agree<L: Launcher>(on: &L) {
     for [m, k, n] in [[1, 1, 1], [5, 3, 7], [33, 18, 40], [2, 65, 3]] {
         for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
-            let places = [scattered(m, k, ta, 4), scattered(k, n, tb, 5), scattered(m, n, false, 7)];
+            let layouts = [scattered(m, k, ta, 4), scattered(k, n, tb, 5), scattered(m, n, false, 7)];
             for factor in [Factor::ONE, Factor::ADD, Factor::scaled(0.3)] {
-                agrees::<_, f32, f32>(on, places, 3, factor);
-                agrees::<_, bf16, f32>(on, places, 2, factor);
-                agrees::<_, bf16, bf16>(on, places, 1, factor);
+                agrees::<_, f32, f32>(on, layouts, 3, factor);
+                agrees::<_, bf16, f32>(on, layouts, 2, factor);
+                agrees::<_, bf16, bf16>(on, layouts, 1, factor);
             }
         }
     }
     // Scores of heads from queries and keys, and back to where the heads lie.
     let (queries, keys, count, dim) = (5, 9, 3, 8);
-    let scores = Place { start: 0, rows: queries, cols: keys, step: keys, group: queries * keys, transposed: false };
+    let scores = Layout { start: 0, rows: queries, cols: keys, step: keys, group: queries * keys, transposed: false };
     let (q, k) = (heads(queries, dim, count, false), heads(keys, dim, count, false));
     agrees::<_, bf16, f32>(on, [q, k.t(), scores], count, Factor::scaled(0.5));
     agrees::<_, bf16, bf16>(on, [scores, k, q], count, Factor::ONE);
@@ -148,21 +148,21 @@ fn cublas_is_asked_for_the_same() {
 fn what_does_not_fit_is_refused() {
     let (a, b, mut c) = (numbers(12, 1), numbers(12, 2), numbers(16, 3));
     let on = Emulated::new();
-    let mut refused = |a_at: Place, b_at: Place, c_at: Place, groups: usize| {
+    let mut refused = |a_at: Layout, b_at: Layout, c_at: Layout, groups: usize| {
         let (a, b) = (Emulated::view(&a), Emulated::view(&b));
         let out = (&mut Emulated::view_mut(&mut c), c_at);
         product(&on, (&a, a_at), (&b, b_at), out, groups, Factor::ONE).is_err_and(|e| e.code() == "SHAPE_MISMATCH")
     };
-    let whole = Place::whole;
+    let whole = Layout::whole;
     assert!(!refused(whole(4, 3), whole(3, 4), whole(4, 4), 1));
     assert!(refused(whole(4, 3), whole(4, 3), whole(4, 4), 1), "inner extents");
     assert!(refused(whole(4, 3), whole(3, 4), whole(4, 3), 1), "outer extents");
     assert!(refused(whole(4, 3), whole(3, 4), whole(4, 4).t(), 1), "a transposed result");
-    assert!(refused(Place { start: 1, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 1), "past the end");
-    assert!(refused(whole(4, 3), whole(3, 4), Place { group: 1, ..whole(4, 4) }, 2), "past the end in the last group");
-    assert!(refused(Place { step: 2, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 1), "rows that overlap");
+    assert!(refused(Layout { start: 1, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 1), "past the end");
+    assert!(refused(whole(4, 3), whole(3, 4), Layout { group: 1, ..whole(4, 4) }, 2), "past the end in the last group");
+    assert!(refused(Layout { step: 2, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 1), "rows that overlap");
     assert!(
-        refused(Place { group: usize::MAX, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 2),
+        refused(Layout { group: usize::MAX, ..whole(4, 3) }, whole(3, 4), whole(4, 4), 2),
         "an index that overflows"
     );
     let (x, y) = (numbers(1, 1), numbers(1, 1));

@@ -53,11 +53,6 @@ impl AutoencoderKLFlux2 {
         })
     }
 
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// The configuration.
     pub fn config(&self) -> &VaeConfig {
         &self.config

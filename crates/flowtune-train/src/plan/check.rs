@@ -128,7 +128,7 @@ mod tests {
     fn on_a_card_frozen_weights_may_rest_elsewhere() {
         let mut recipe = recipe(r#""batchSize": 1"#);
         let run = rehearse(&Model::open(&recipe).unwrap(), DataSize::default(), false, &recipe).unwrap();
-        // A little less than training takes, which is less than the weights.
+        // A little less than training takes: some weights have to rest.
         let card = Room { bytes: run.training_peak().peak - 1000, on_card: true };
         assert!(check_within(&recipe, card).is_ok());
         recipe.model.offload = Offload::None;

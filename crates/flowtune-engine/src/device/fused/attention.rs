@@ -7,7 +7,7 @@ use super::launched;
 use super::place::{Input, Place, Room, input};
 use crate::device::Kernels;
 use crate::error::{Result, shape_error};
-use crate::kernels::{self, ChunkRows, Factor, Heads, Place as At, Value, View, product};
+use crate::kernels::{self, ChunkRows, Factor, Heads, Layout, Value, View, product};
 
 /// Scores that are in memory at once, in three buffers of 4, 2 and 2 bytes for bfloat16.
 const MAX_SCORES: usize = 1 << 26;
@@ -101,25 +101,25 @@ impl Extents {
     }
 
     /// The heads of a sample's queries in a chunk, in `[batch, queries, heads, dim]`.
-    fn at_queries(self, sample: usize, Chunk { start, count }: Chunk) -> At {
+    fn at_queries(self, sample: usize, Chunk { start, count }: Chunk) -> Layout {
         self.at_tokens(sample * self.queries + start, count)
     }
 
     /// The heads of a sample's keys, in `[batch, keys, heads, dim]`.
-    fn at_keys(self, sample: usize) -> At {
+    fn at_keys(self, sample: usize) -> Layout {
         self.at_tokens(sample * self.keys, self.keys)
     }
 
-    fn at_tokens(self, first: usize, rows: usize) -> At {
+    fn at_tokens(self, first: usize, rows: usize) -> Layout {
         let step = self.heads * self.dim;
-        At { start: first * step, rows, cols: self.dim, step, group: self.dim, transposed: false }
+        Layout { start: first * step, rows, cols: self.dim, step, group: self.dim, transposed: false }
     }
 
     /// The scores of a sample, in `[batch, heads, count, keys]`.
-    fn at_scores(self, sample: usize, chunk: Chunk) -> At {
+    fn at_scores(self, sample: usize, chunk: Chunk) -> Layout {
         let group = chunk.count * self.keys;
         let start = sample * self.heads * group;
-        At { start, rows: chunk.count, cols: self.keys, step: self.keys, group, transposed: false }
+        Layout { start, rows: chunk.count, cols: self.keys, step: self.keys, group, transposed: false }
     }
 }
 

@@ -10,7 +10,7 @@ use super::place::{Place, Room, input};
 use crate::device::Kernels;
 use crate::device::composed::LowRank;
 use crate::error::Result;
-use crate::kernels::{Factor, Place as At, Value, product};
+use crate::kernels::{Factor, Layout, Value, product};
 
 /// As [`crate::device::composed::linear`].
 pub(crate) fn linear(
@@ -111,9 +111,9 @@ impl<'a> Side<'a> {
         Self { transposed: !self.transposed, ..self }
     }
 
-    fn place(self) -> At {
-        let place = At::whole(self.matrix.dims()[0], self.matrix.dims()[1]);
-        if self.transposed { place.t() } else { place }
+    fn layout(self) -> Layout {
+        let layout = Layout::whole(self.matrix.dims()[0], self.matrix.dims()[1]);
+        if self.transposed { layout.t() } else { layout }
     }
 
     fn rows(self) -> usize {
@@ -140,9 +140,9 @@ impl<O: Value + WithDType> Sum<O> {
     fn add<L: Place, T: Value + WithDType>(&mut self, on: &L, a: Side, b: Side) -> Result<()> {
         let (left, right) = (input::<_, T>(on, a.matrix)?, input::<_, T>(on, b.matrix)?);
         let [rows, cols] = self.extents;
-        let out = (&mut self.room.view_mut(), At::whole(rows, cols));
+        let out = (&mut self.room.view_mut(), Layout::whole(rows, cols));
         let factor = Factor { scale: 1.0, add: std::mem::replace(&mut self.begun, true) };
-        product(on, (&left.view, a.place()), (&right.view, b.place()), out, 1, factor)
+        product(on, (&left.view, a.layout()), (&right.view, b.layout()), out, 1, factor)
     }
 
     fn tensor(self) -> Tensor {
