@@ -6,8 +6,9 @@ const RANK = 16
 
 /**
  * A frozen layer costs a forward product and one for the gradient of its input; a trained one also one for its weight.
- * What is kept is not computed again; a checkpointed block runs its forward twice. Embeddings of time and everything
- * between the products are left out: they are a percent.
+ * Before the first block stands nothing that a LoRA trains: its queries, keys and values pass no gradient on. What is kept
+ * is not computed again; a checkpointed block runs its forward twice. Embeddings of time and everything between the products
+ * are left out: they are a percent.
  */
 export function flopsOfStep({ transformer, latents, textTokens }, mode, checkpointed) {
   const { num_layers, num_single_layers, attention_head_dim, num_attention_heads, joint_attention_dim } = transformer
@@ -26,8 +27,9 @@ export function flopsOfStep({ transformer, latents, textTokens }, mode, checkpoi
   const widths = num_layers * (8 * dim + (dim + 2 * mlp) + (mlp + dim)) + num_single_layers * (6 * dim + 3 * mlp)
   const adapters = mode === 'lora' ? 2 * tokens * RANK * widths : 0
   const forward = linear + adapters + attention + ends
+  const unasked = mode === 'lora' ? 2 * tokens * 3 * dim * dim : 0
   // Gradients of the inputs of linear layers; of scores again, probabilities, q, k and v.
-  const backward = linear + 2 * adapters + blocks * 5 * scores + 2 * image * dim * 128
+  const backward = linear - unasked + 2 * adapters + blocks * 5 * scores + 2 * image * dim * 128
   const weights = mode === 'full' ? linear + ends : 0
   return forward + backward + weights + (checkpointed ? linear + adapters + attention : 0)
 }

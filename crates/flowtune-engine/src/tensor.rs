@@ -120,9 +120,12 @@ impl Tensor {
         Self { storage, shape: shape.to_vec() }
     }
 
-    /// Tensor of one value.
+    /// Tensor of one value. Zeros are written like any other: what the system zeroes by itself lies on small pages, each of
+    /// which is copied, and flushed on all cores, when it is read before it is written.
     pub fn full<T: Element>(value: T, shape: &[usize]) -> Self {
-        Self::new(vec![value; shape.iter().product()], shape)
+        let mut data = memory::unfilled(shape.iter().product());
+        data.fill(value);
+        Self::new(data, shape)
     }
 
     /// Tensor of zeros in `dtype`.

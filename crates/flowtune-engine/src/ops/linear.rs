@@ -5,10 +5,12 @@ use candle_core::{DType as Kind, Tensor as Twin};
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
+use crate::cpu::parallel;
 use crate::cpu::product::{Right, Term};
 use crate::device::{self, Kernels, Weight, composed};
 use crate::dtype::{Element, Stored, with_real, with_stored};
 use crate::error::{Error, Result, shape_error};
+use crate::ops::parts::{Factor, Parts, joined};
 use crate::quant::{Quantised, Side};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -58,14 +60,14 @@ impl Tape {
         if let Some(on_device) = OnDevice::of(x, weight, None)? {
             return self.on_device(on_device, &[x, weight], O::DTYPE, d);
         }
-        let value = forward::<T, O>(&xs, &w, &[], d)?;
+        let value = forward::<T, O>(&xs, &w, None, d)?;
         Ok(self.record(&[x, weight], value, |needs| {
             // What only the gradient of the weight needs is not kept for a frozen one.
             let x_shape = xs.shape().to_vec();
             let saved = needs[1].then_some(xs);
             move |g: Tensor| {
                 let g = g.to_dtype(T::KIND)?;
-                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, &[], d, &x_shape)).transpose()?;
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, None, d, &x_shape)).transpose()?;
                 let dw = saved.map(|xs| weight_gradient::<T>(&g, &xs, d)).transpose()?;
                 Ok(vec![dx, dw])
             }
@@ -83,26 +85,72 @@ impl Tape {
             return self.on_device(on_device, &[x, weight, lora.a, lora.b], O::DTYPE, d);
         }
         let (xs, w) = (x.tensor().clone(), weight.tensor().clone());
-        let (a, b) = (Parts::<T>::of_tensor(lora.a.tensor())?, Parts::<T>::of_tensor(lora.b.tensor())?);
-        let scale = <T::Compute as crate::Real>::of(lora.scale);
+        let adapter = Adapter::<T>::of(lora, d)?;
         // scale·x·Aᵀ
-        let xa = Parts::<T>::of(&sum(&times(matrix(&xs, d.inputs)?, &a.transposed()), scale), a.rows);
-        let value = forward::<T, O>(&xs, &w, &cross(&xa.mats(), &b.transposed()), d)?;
+        let xa = adapter.narrow(matrix(&xs, d.inputs)?, adapter.a_once().t());
+        let value = forward::<T, O>(&xs, &w, Some(term(xa.all(), adapter.b.all().t())), d)?;
         Ok(self.record(&[x, weight, lora.a, lora.b], value, |needs| {
             move |g: Tensor| {
                 let g = g.to_dtype(T::KIND)?;
                 let (x_mat, g_mat) = (matrix::<T>(&xs, d.inputs)?, matrix::<T>(&g, d.outputs)?);
                 // scale·g·B, which both the gradient of A and that of x need.
-                let gb = Parts::<T>::of(&sum(&times(g_mat, &b.mats()), scale), a.rows);
-                let low_rank = cross(&gb.mats(), &a.mats());
-                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, &low_rank, d, xs.shape())).transpose()?;
+                let gb = adapter.narrow(g_mat, adapter.b.once());
+                let low_rank = Some(term(gb.all(), adapter.a_all()));
+                let dx = needs[0].then(|| input_gradient::<T>(&g, &w, low_rank, d, xs.shape())).transpose()?;
                 let dw = needs[1].then(|| weight_gradient::<T>(&g, &xs, d)).transpose()?;
-                // The left matrices are the small ones, to turn round: (gᵀ·xa) comes by way of its transpose.
-                let da = needs[2].then(|| Tensor::new(gb.transposed_times(x_mat), &[a.rows, d.inputs]));
-                let db = needs[3].then(|| turned(&xa.transposed_times(g_mat), a.rows, d.outputs));
-                Ok(vec![dx, dw, da, db.map(|db| Tensor::new(db, &[d.outputs, a.rows]))])
+                // Roundings do here: they meet what is rounded itself, and all tokens are summed.
+                let da = needs[2].then(|| sum(term(gb.rounded().t(), x_mat), one::<T>()));
+                // gᵀ·xa by way of its transpose: the small matrix is the one to turn round.
+                let db =
+                    needs[3].then(|| turned(&sum(term(xa.rounded().t(), g_mat), one::<T>()), adapter.rank, d.outputs));
+                let [da_shape, db_shape] = [[adapter.rank, d.inputs], [d.outputs, adapter.rank]];
+                Ok(vec![dx, dw, da.map(|da| Tensor::new(da, &da_shape)), db.map(|db| Tensor::new(db, &db_shape))])
             }
         }))
+    }
+}
+
+/// The matrices of a low-rank addition, for products with activations in T.
+struct Adapter<T: Stored> {
+    rank: usize,
+    inputs: usize,
+    scale: T::Compute,
+    /// All of A as one row, so that its parts lie one below the other.
+    a: Parts<T>,
+    b: Parts<T>,
+}
+
+impl<T: Multiply> Adapter<T> {
+    fn of(lora: &LowRank, d: Dims) -> Result<Self> {
+        let wide = |x: &Var| x.tensor().to_dtype(<T::Compute as Element>::KIND);
+        let (a, b) = (wide(lora.a)?, wide(lora.b)?);
+        Ok(Self {
+            rank: b.last_dim(),
+            inputs: d.inputs,
+            scale: <T::Compute as crate::Real>::of(lora.scale),
+            a: Parts::of(a.as_slice()?, a.len(), Factor::Right),
+            b: Parts::of(b.as_slice()?, b.last_dim(), Factor::Right),
+        })
+    }
+
+    /// `[parts side by side·rank, in]`
+    fn a_all(&self) -> Mat<'_, T> {
+        self.below(self.a.all())
+    }
+
+    /// `[parts·rank, in]`
+    fn a_once(&self) -> Mat<'_, T> {
+        self.below(self.a.once())
+    }
+
+    /// The row of A's parts as rows.
+    fn below<'a>(&self, row: Mat<'a, T>) -> Mat<'a, T> {
+        Mat::new(row.row(0), row.cols() / self.inputs, self.inputs)
+    }
+
+    /// scale·x·factor, the parts of the factor side by side: `[rows, rank]`, as a left factor.
+    fn narrow(&self, x: Mat<T>, factor: Mat<T>) -> Parts<T> {
+        Parts::of(&joined::<T>(sum(term(x, factor), self.scale), self.rank), self.rank, Factor::Left)
     }
 }
 
@@ -170,68 +218,17 @@ impl Tape {
     }
 }
 
-/// A small matrix as a sum of matrices in T: itself, or in bfloat16 its rounding and the rounding of what that leaves. So
-/// adapters count with 16 bits of mantissa instead of 8, for a few more columns of a product.
-struct Parts<T> {
-    rows: usize,
-    cols: usize,
-    parts: Vec<Vec<T>>,
-}
-
-impl<T: Multiply> Parts<T> {
-    fn of_tensor(x: &Tensor) -> Result<Self> {
-        let x = x.to_dtype(<T::Compute as Element>::KIND)?;
-        Ok(Self::of(x.as_slice::<T::Compute>()?, x.last_dim()))
-    }
-
-    fn of(x: &[T::Compute], cols: usize) -> Self {
-        let round = |x: &[T::Compute]| x.iter().map(|&x| T::store(x)).collect::<Vec<T>>();
-        let mut parts = vec![round(x)];
-        if size_of::<T>() < size_of::<T::Compute>() {
-            let rest: Vec<_> = x.iter().zip(&parts[0]).map(|(&x, part)| x - part.load()).collect();
-            parts.push(round(&rest));
-        }
-        Self { rows: x.len() / cols.max(1), cols, parts }
-    }
-
-    fn mats(&self) -> Vec<Mat<'_, T>> {
-        self.parts.iter().map(|part| Mat::new(part, self.rows, self.cols)).collect()
-    }
-
-    fn transposed(&self) -> Vec<Mat<'_, T>> {
-        self.mats().into_iter().map(Mat::t).collect()
-    }
-
-    /// The transpose times `right`.
-    fn transposed_times(&self, right: Mat<T>) -> Vec<T::Compute> {
-        let terms: Vec<_> = self.transposed().into_iter().map(|part| term(part, right)).collect();
-        sum(&terms, one::<T>())
-    }
-}
-
 type Product<'a, T> = Term<'a, T, T>;
 
 fn term<'a, T>(a: Mat<'a, T>, b: Mat<'a, T>) -> Product<'a, T> {
     Term { a, b: b.into() }
 }
 
-/// a times a sum.
-fn times<'a, T>(a: Mat<'a, T>, parts: &[Mat<'a, T>]) -> Vec<Product<'a, T>> {
-    parts.iter().map(|&b| term(a, b)).collect()
-}
-
-/// The product of two sums, without that of the remainders.
-fn cross<'a, T>(a: &[Mat<'a, T>], b: &[Mat<'a, T>]) -> Vec<Product<'a, T>> {
-    let (Some(&first), Some(&b_first)) = (a.first(), b.first()) else { return Vec::new() };
-    let rest = a[1..].iter().map(|&a| term(a, b_first));
-    times(first, b).into_iter().chain(rest).collect()
-}
-
-/// scale·Σ aᵢ·bᵢ.
-fn sum<T: Multiply>(terms: &[Product<T>], scale: T::Compute) -> Vec<T::Compute> {
-    let (rows, cols) = (terms[0].a.rows(), terms[0].b.cols());
+/// scale·a·b.
+fn sum<T: Multiply>(product: Product<T>, scale: T::Compute) -> Vec<T::Compute> {
+    let (rows, cols) = (product.a.rows(), product.b.cols());
     let mut c = unfilled(rows * cols);
-    T::multiply(MatMut::new(&mut c, cols), Write::Set, scale, terms, Threads::All);
+    T::multiply(MatMut::new(&mut c, cols), Write::Set, scale, &[product], Threads::All);
     c
 }
 
@@ -247,7 +244,7 @@ pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result
         return device::made(on, y.twin.broadcast_add(&bias));
     }
     with_real!(x.dtype(), "linear", T => {
-        let mut y = forward::<T, T>(x, weight, &[], d)?;
+        let mut y = forward::<T, T>(x, weight, None, d)?;
         if let Some(bias) = bias {
             let bias = bias.as_slice::<T>()?;
             for row in y.as_mut_slice::<T>()?.chunks_mut(d.outputs) {
@@ -305,12 +302,12 @@ fn one<T: Stored>() -> T::Compute {
     num_traits::One::one()
 }
 
-/// x·Wᵀ, and the low-rank terms. Before an int8 weight, x is rounded to int8 itself, token by token; the low-rank terms
-/// are not.
+/// x·Wᵀ, and the low-rank term. Before an int8 weight, x is rounded to int8 itself, token by token; the low-rank term
+/// is not.
 fn forward<T: Multiply, O: Stored<Compute = T::Compute>>(
     x: &Tensor,
     w: &Tensor,
-    low_rank: &[Product<T>],
+    low_rank: Option<Product<T>>,
     d: Dims,
 ) -> Result<Tensor> {
     let mut y = unfilled::<O>(d.rows * d.outputs);
@@ -318,11 +315,11 @@ fn forward<T: Multiply, O: Stored<Compute = T::Compute>>(
     Ok(Tensor::new(y, &d.output_shape(x)))
 }
 
-/// g·W, and the low-rank terms.
+/// g·W, and the low-rank term.
 fn input_gradient<T: Multiply>(
     g: &Tensor,
     w: &Tensor,
-    low_rank: &[Product<T>],
+    low_rank: Option<Product<T>>,
     d: Dims,
     shape: &[usize],
 ) -> Result<Tensor> {
@@ -331,23 +328,21 @@ fn input_gradient<T: Multiply>(
     Ok(Tensor::new(dx, shape))
 }
 
-/// out = x times the weight or its transpose, plus the low-rank terms.
+/// out = x times the weight or its transpose, plus the low-rank term.
 fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
     mut out: MatMut<O>,
     x: &[T],
     w: &Tensor,
     side: Side,
-    low_rank: &[Product<T>],
+    low_rank: Option<Product<T>>,
     d: Dims,
 ) -> Result<()> {
     let (made, cast);
     let right = match w.quantised_on_host() {
         Some(Quantised::Int8(weight)) => {
-            if low_rank.is_empty() {
-                return T::multiply_int8(out, Write::Set, x, weight, side);
-            }
+            let Some(low_rank) = low_rank else { return T::multiply_int8(out, Write::Set, x, weight, side) };
             let rows = out.rows();
-            T::multiply(out.slice_rows(0, rows), Write::Set, one::<T>(), low_rank, Threads::All);
+            T::multiply(out.slice_rows(0, rows), Write::Set, one::<T>(), &[low_rank], Threads::All);
             return T::multiply_int8(out, Write::Add, x, weight, side);
         }
         Some(Quantised::Nf4(weight)) => {
@@ -368,18 +363,23 @@ fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
         Side::InputGradient => d.outputs,
     };
     let base = Term { a: Mat::new(x, d.rows, inner), b: right };
-    let terms: Vec<_> = std::iter::once(base).chain(low_rank.iter().copied()).collect();
+    let terms: Vec<_> = std::iter::once(base).chain(low_rank).collect();
     T::multiply(out, Write::Set, one::<T>(), &terms, Threads::All);
     Ok(())
 }
 
 /// gᵀ·x, `[out, in]`.
 fn weight_gradient<T: Multiply>(g: &Tensor, x: &Tensor, d: Dims) -> Result<Tensor> {
-    let gradient = sum(&[term(matrix::<T>(g, d.outputs)?.t(), matrix(x, d.inputs)?)], one::<T>());
+    let gradient = sum(term(matrix::<T>(g, d.outputs)?.t(), matrix(x, d.inputs)?), one::<T>());
     Ok(Tensor::new(gradient, &[d.outputs, d.inputs]))
 }
 
 /// The transpose of `[rows, cols]`.
-fn turned<T: Copy>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
-    (0..cols).flat_map(|j| (0..rows).map(move |i| x[i * cols + j])).collect()
+fn turned<T: Stored>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
+    parallel::fill(
+        cols,
+        rows,
+        #[inline(always)]
+        |j, out| out.iter_mut().enumerate().for_each(|(i, out)| *out = x[i * cols + j]),
+    )
 }

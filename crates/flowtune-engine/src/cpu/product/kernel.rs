@@ -3,10 +3,13 @@
 
 use crate::cpu::mat::Write;
 
-/// Rows of a tile.
-pub(super) const MR: usize = 12;
+/// Rows of a tile. Few, because rows that lie a multiple of 4 KiB apart, as those of most models do, share one set of
+/// eight lines in the first cache.
+pub(super) const MR: usize = 6;
 /// Columns of a tile.
-pub(super) const NR: usize = 32;
+pub(super) const NR: usize = 64;
+/// Columns that kernels compute together, and leave out together where a panel has fewer than [`NR`].
+const BAND: usize = 16;
 
 /// Sums of a tile, row-major: f32, or i32 for int8.
 #[derive(Clone, Copy)]
@@ -28,12 +31,12 @@ impl Tile {
 }
 
 /// tile = A·B over `words` words of k, or tile += A·B where `write` says so. A: [`MR`] rows of words, `row_bytes` apart;
-/// B: `[words, NR]` words.
+/// B: `[words, NR]` words, of which the first `cols` columns count: the others of the tile stay, or become, anything.
 ///
 /// # Safety
-/// The processor has the kernel's instructions, A's rows and B are readable over `words` words.
+/// The processor has the kernel's instructions, A's rows and B are readable over `words` words; `cols` is at most [`NR`].
 pub(crate) type Kernel =
-    unsafe fn(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write);
+    unsafe fn(words: usize, a: *const u8, row_bytes: usize, b: *const u32, cols: usize, tile: &mut Tile, write: Write);
 
 /// A kernel under the name of its instructions.
 pub(crate) type Named = (&'static str, Kernel);
@@ -89,8 +92,8 @@ pub(super) fn int8_kernels() -> Vec<Named> {
     kernels
 }
 
-/// For any processor: `multiply` adds the product of two words to a sum. Two rows at a time, whose sums the compiler
-/// keeps in vector registers.
+/// For any processor: `multiply` adds the product of two words to a sum. As many sums at a time as the compiler keeps in
+/// vector registers.
 ///
 /// # Safety
 /// As [`Kernel`].
@@ -100,29 +103,34 @@ unsafe fn portable<S: bytemuck::Pod>(
     a: *const u8,
     row_bytes: usize,
     b: *const u32,
+    cols: usize,
     tile: &mut Tile,
     write: Write,
     multiply: impl Fn(u32, u32, &mut S),
 ) {
+    const ROWS: usize = 3;
     if write == Write::Set {
         *tile = Tile::ZERO;
     }
-    for r in (0..MR).step_by(2) {
-        let [mut first, mut second]: [[S; NR]; 2] = [r, r + 1].map(|r| std::array::from_fn(|j| tile.row::<S>(r)[j]));
+    for (top, left) in (0..MR).step_by(ROWS).flat_map(|top| (0..cols).step_by(BAND).map(move |left| (top, left))) {
+        let mut sums: [[S; BAND]; ROWS] = std::array::from_fn(|r| std::array::from_fn(|j| tile.row(top + r)[left + j]));
         for w in 0..words {
             // SAFETY: the caller's rows and panel are readable over `words` words.
-            let (x, y, b) = unsafe {
-                let at = a.add(r * row_bytes + 4 * w);
-                let (x, y) = (at.cast::<u32>().read_unaligned(), at.add(row_bytes).cast::<u32>().read_unaligned());
-                (x, y, &*b.add(w * NR).cast::<[u32; NR]>())
+            let (x, b) = unsafe {
+                let at = a.wrapping_add(top * row_bytes + 4 * w);
+                let x: [u32; ROWS] =
+                    std::array::from_fn(|r| at.wrapping_add(r * row_bytes).cast::<u32>().read_unaligned());
+                (x, &*b.add(w * NR + left).cast::<[u32; BAND]>())
             };
-            for j in 0..NR {
-                multiply(x, b[j], &mut first[j]);
-                multiply(y, b[j], &mut second[j]);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                for j in 0..BAND {
+                    multiply(x, b[j], &mut sums[j]);
+                }
             }
         }
-        tile.row_mut(r).copy_from_slice(&first);
-        tile.row_mut(r + 1).copy_from_slice(&second);
+        for (r, sums) in sums.iter().enumerate() {
+            tile.row_mut(top + r)[left..][..BAND].copy_from_slice(sums);
+        }
     }
 }
 
@@ -134,27 +142,51 @@ fn fused(a: f32, b: f32, c: f32) -> f32 {
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn f32_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
+unsafe fn f32_portable(
+    words: usize,
+    a: *const u8,
+    row_bytes: usize,
+    b: *const u32,
+    cols: usize,
+    tile: &mut Tile,
+    write: Write,
+) {
     let multiply = |a: u32, b: u32, sum: &mut f32| *sum = fused(f32::from_bits(a), f32::from_bits(b), *sum);
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
+    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
 }
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn bf16_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
+unsafe fn bf16_portable(
+    words: usize,
+    a: *const u8,
+    row_bytes: usize,
+    b: *const u32,
+    cols: usize,
+    tile: &mut Tile,
+    write: Write,
+) {
     let wide = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
     let multiply = |a: u32, b: u32, sum: &mut f32| {
         let (a, b) = (wide(a), wide(b));
         *sum = fused(a[1], b[1], fused(a[0], b[0], *sum));
     };
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
+    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
 }
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const u32, tile: &mut Tile, write: Write) {
+unsafe fn int8_portable(
+    words: usize,
+    a: *const u8,
+    row_bytes: usize,
+    b: *const u32,
+    cols: usize,
+    tile: &mut Tile,
+    write: Write,
+) {
     let multiply = |a: u32, b: u32, sum: &mut i32| {
         let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
         for i in 0..4 {
@@ -162,15 +194,15 @@ unsafe fn int8_portable(words: usize, a: *const u8, row_bytes: usize, b: *const 
         }
     };
     // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, tile, write, multiply) }
+    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{MR, NR, Tile, Write};
+    use super::{BAND, MR, NR, Tile, Write};
     use std::arch::x86_64::*;
 
-    /// The whole tile in 24 registers; `dot` adds A's word times B's words to the sums.
+    /// As many bands of the tile as count, all four in 24 registers; `dot` adds A's word times B's words to the sums.
     macro_rules! avx512 {
         ($name:ident, $features:literal, |$x:ident, $b:ident, $sum:ident| $dot:expr) => {
             /// # Safety
@@ -181,38 +213,63 @@ mod x86 {
                 a: *const u8,
                 row_bytes: usize,
                 b: *const u32,
+                cols: usize,
                 tile: &mut Tile,
                 write: Write,
             ) {
-                let sums = tile.0.as_mut_ptr();
-                // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
-                unsafe {
-                    let mut c = [[_mm512_setzero_si512(); 2]; MR];
-                    if write == Write::Add {
+                /// # Safety
+                /// As [`super::Kernel`].
+                #[target_feature(enable = $features)]
+                unsafe fn bands<const BANDS: usize>(
+                    words: usize,
+                    a: *const u8,
+                    row_bytes: usize,
+                    b: *const u32,
+                    tile: &mut Tile,
+                    write: Write,
+                ) {
+                    let sums = tile.0.as_mut_ptr();
+                    // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
+                    unsafe {
+                        let mut c = [[_mm512_setzero_si512(); BANDS]; MR];
+                        if write == Write::Add {
+                            for r in 0..MR {
+                                for h in 0..BANDS {
+                                    c[r][h] = _mm512_load_si512(sums.add(r * NR + BAND * h).cast());
+                                }
+                            }
+                        }
+                        let (mut a, mut b) = (a, b);
+                        for _ in 0..words {
+                            let mut panel = [_mm512_setzero_si512(); BANDS];
+                            for h in 0..BANDS {
+                                panel[h] = _mm512_loadu_si512(b.add(BAND * h).cast());
+                            }
+                            for r in 0..MR {
+                                let word = a.wrapping_add(r * row_bytes).cast::<i32>().read_unaligned();
+                                let $x = _mm512_set1_epi32(word);
+                                for h in 0..BANDS {
+                                    let ($b, $sum) = (panel[h], c[r][h]);
+                                    c[r][h] = $dot;
+                                }
+                            }
+                            a = a.add(4);
+                            b = b.add(NR);
+                        }
                         for r in 0..MR {
-                            for h in 0..2 {
-                                c[r][h] = _mm512_load_si512(sums.add(r * NR + 16 * h).cast());
+                            for h in 0..BANDS {
+                                _mm512_store_si512(sums.add(r * NR + BAND * h).cast(), c[r][h]);
                             }
                         }
                     }
-                    let (mut a, mut b) = (a, b);
-                    for _ in 0..words {
-                        let b0 = _mm512_loadu_si512(b.cast());
-                        let b1 = _mm512_loadu_si512(b.add(16).cast());
-                        for r in 0..MR {
-                            let $x = _mm512_set1_epi32(a.wrapping_add(r * row_bytes).cast::<i32>().read_unaligned());
-                            let ($b, $sum) = (b0, c[r][0]);
-                            c[r][0] = $dot;
-                            let ($b, $sum) = (b1, c[r][1]);
-                            c[r][1] = $dot;
-                        }
-                        a = a.add(4);
-                        b = b.add(NR);
-                    }
-                    for r in 0..MR {
-                        for h in 0..2 {
-                            _mm512_store_si512(sums.add(r * NR + 16 * h).cast(), c[r][h]);
-                        }
+                }
+                // SAFETY: passed on.
+                unsafe {
+                    match cols.div_ceil(BAND) {
+                        1 => bands::<1>(words, a, row_bytes, b, tile, write),
+                        2 => bands::<2>(words, a, row_bytes, b, tile, write),
+                        3 => bands::<3>(words, a, row_bytes, b, tile, write),
+                        _ => bands::<4>(words, a, row_bytes, b, tile, write),
                     }
                 }
             }
@@ -237,7 +294,7 @@ mod x86 {
     });
     avx512!(int8_avx512vnni, "avx512f,avx512vnni", |x, b, sum| _mm512_dpbusd_epi32(sum, x, b));
 
-    /// Quarters of the tile, 6 × 16, in 12 registers each.
+    /// One band after the other, in 12 registers each.
     macro_rules! avx2 {
         ($name:ident, $features:literal, |$x:ident, $b:ident, $sum:ident| $dot:expr) => {
             /// # Safety
@@ -248,29 +305,27 @@ mod x86 {
                 a: *const u8,
                 row_bytes: usize,
                 b: *const u32,
+                cols: usize,
                 tile: &mut Tile,
                 write: Write,
             ) {
-                const ROWS: usize = MR / 2;
-                const COLS: usize = NR / 2;
-                for quarter in 0..4 {
-                    let (top, left) = (quarter / 2 * ROWS, quarter % 2 * COLS);
+                for left in (0..cols).step_by(BAND) {
                     // SAFETY: the caller's rows and panel are readable over `words` words; the tile is MR·NR words.
                     unsafe {
-                        let sums = tile.0.as_mut_ptr().add(top * NR + left);
-                        let mut c = [[_mm256_setzero_si256(); 2]; ROWS];
+                        let sums = tile.0.as_mut_ptr().add(left);
+                        let mut c = [[_mm256_setzero_si256(); 2]; MR];
                         if write == Write::Add {
-                            for r in 0..ROWS {
+                            for r in 0..MR {
                                 for h in 0..2 {
                                     c[r][h] = _mm256_load_si256(sums.add(r * NR + 8 * h).cast());
                                 }
                             }
                         }
-                        let (mut a, mut b) = (a.add(top * row_bytes), b.add(left));
+                        let (mut a, mut b) = (a, b.add(left));
                         for _ in 0..words {
                             let b0 = _mm256_loadu_si256(b.cast());
                             let b1 = _mm256_loadu_si256(b.add(8).cast());
-                            for r in 0..ROWS {
+                            for r in 0..MR {
                                 let word = a.wrapping_add(r * row_bytes).cast::<i32>().read_unaligned();
                                 let $x = _mm256_set1_epi32(word);
                                 let ($b, $sum) = (b0, c[r][0]);
@@ -281,7 +336,7 @@ mod x86 {
                             a = a.add(4);
                             b = b.add(NR);
                         }
-                        for r in 0..ROWS {
+                        for r in 0..MR {
                             for h in 0..2 {
                                 _mm256_store_si256(sums.add(r * NR + 8 * h).cast(), c[r][h]);
                             }

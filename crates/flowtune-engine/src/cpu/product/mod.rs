@@ -159,7 +159,7 @@ impl<'a, R: Packed> Panels<'a, R> {
 type TermOf<'a, K> = Term<'a, <K as Kind>::Left, <K as Kind>::Right>;
 
 /// Columns of one piece of work: four panels.
-const NC: usize = 4 * NR;
+const NC: usize = 128;
 /// Words of the right matrix that are packed at a time: half of a megabyte, to stay in the second-level cache.
 const PACKED_WORDS: usize = 1 << 17;
 
@@ -242,7 +242,7 @@ fn extents<K: Kind>(terms: &[TermOf<K>]) -> (usize, usize) {
 /// columns anew.
 fn row_parts(m: usize, n: usize) -> usize {
     const PIECES_PER_THREAD: usize = 2;
-    const ROWS_WORTH_PACKING_FOR: usize = 8 * MR;
+    const ROWS_WORTH_PACKING_FOR: usize = 96;
     let wanted = (PIECES_PER_THREAD * rayon::current_num_threads()).div_ceil(n.div_ceil(NC));
     wanted.clamp(1, (m / ROWS_WORTH_PACKING_FOR).max(1))
 }
@@ -442,6 +442,7 @@ impl<K: Kind> Work<'_, K> {
         mut write: Write,
     ) {
         let mut at = 0;
+        let cols = NR.min(self.cols.len() - panel * NR);
         for segment in batch {
             let words = pack::words::<K::Right>(segment.k.len());
             let b = match &self.terms[segment.term].b {
@@ -454,10 +455,10 @@ impl<K: Kind> Work<'_, K> {
             // they do; b is a panel.
             unsafe {
                 match count {
-                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), tile, write),
+                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), cols, tile, write),
                     _ => {
                         let a = copy_rows(a, row_bytes, count, words, last_rows);
-                        (self.kernel)(words, a, words * 4, b.as_ptr(), tile, write);
+                        (self.kernel)(words, a, words * 4, b.as_ptr(), cols, tile, write);
                     }
                 }
             }

@@ -129,16 +129,17 @@ fn transpose<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, count: usize,
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if count == NR && is_x86_feature_detected!("avx512f") {
-        while done + SIDE <= whole {
-            for half in 0..NR / SIDE {
-                let source = std::array::from_fn(|j| {
-                    column(half * SIDE + j)[done * T::PER_WORD..][..SIDE * T::PER_WORD].as_ptr().cast::<u32>()
-                });
-                let target = &mut panel[done * NR + half * SIDE..][..(SIDE - 1) * NR + SIDE];
-                // SAFETY: AVX-512 is there; the slices above were checked to hold 16 words, and the target 16 rows.
-                unsafe { x86::transpose16(source, target.as_mut_ptr(), NR) };
+        done = whole / SIDE * SIDE;
+        let bytes = b.col_stride() * size_of::<T>();
+        // Sixteen columns from end to end: as many streams as a processor sees coming.
+        for left in (0..NR).step_by(SIDE) {
+            let (source, last) = (column(left).as_ptr().cast::<u8>(), column(left + SIDE - 1));
+            assert!(done * T::PER_WORD <= last.len() && (done * NR) <= panel.len());
+            for w in (0..done).step_by(SIDE) {
+                // SAFETY: AVX-512 is there; the columns hold `done` words, as was checked of the first and the last, and
+                // so many rows of the panel are there.
+                unsafe { x86::transpose16(source.add(4 * w), bytes, panel.as_mut_ptr().add(w * NR + left), NR) };
             }
-            done += SIDE;
         }
     }
     for j in 0..count {
@@ -174,15 +175,18 @@ mod x86 {
         }
     }
 
-    /// 16 rows of 16 words to 16 columns, `stride` words apart.
+    /// 16 rows of 16 words, `bytes` apart, to 16 columns, `stride` words apart.
     ///
     /// # Safety
-    /// AVX-512 is there; 16 words can be read from each source, and written to 16 rows of the target.
+    /// AVX-512 is there; 16 words can be read from each row of the source, and written to 16 rows of the target.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn transpose16(source: [*const u32; 16], target: *mut u32, stride: usize) {
+    pub(super) unsafe fn transpose16(source: *const u8, bytes: usize, target: *mut u32, stride: usize) {
         // SAFETY: as the caller promised.
         unsafe {
-            let r = source.map(|p| _mm512_loadu_si512(p.cast()));
+            let mut r = [_mm512_setzero_si512(); 16];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm512_loadu_si512(source.add(i * bytes).cast());
+            }
             let mut pairs = [_mm512_setzero_si512(); 16];
             for i in 0..8 {
                 pairs[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);

@@ -8,7 +8,7 @@ const CHUNK: usize = 48;
 /// Queries of one pass of attention's backward.
 const QUERIES_PER_PASS: usize = 1536;
 /// Columns of a packed panel (`cpu/product/kernel.rs`).
-const PANEL: usize = 32;
+const PANEL: usize = 64;
 
 /// A linear layer's weight, and its adapter's rank.
 #[derive(Debug, Clone)]
@@ -83,9 +83,11 @@ impl Tape {
         let rounded = if kind == Kind::Trained && m.size < 4 { outputs * inputs * m.size } else { 0 };
         // What stands before int8 is rounded to bytes.
         let bytes = move |columns: usize| if int8 { rows * (columns + 4) } else { 0 };
+        // Of an adapter, in `ops/parts.rs`: itself, or three roundings side by side.
+        let element = if m.size < 4 { 3 * m.size } else { m.size };
         let adapter = lora.as_ref().map(|lora| {
-            let parts = 4 * lora.rank * (inputs + outputs);
-            let xa = 4 * rows * lora.rank;
+            let parts = element * lora.rank * (inputs + outputs);
+            let xa = element * rows * lora.rank;
             self.product(rows, inputs, lora.rank, false);
             self.product(rows, lora.rank, outputs, false);
             // Adapters and x·Aᵀ as sums of matrices of the activations' type, or copies: no tensors.
@@ -115,7 +117,7 @@ impl Tape {
                 let rank = adapter.as_ref().map(|(rank, _)| *rank);
                 let gb = rank.map(|rank| {
                     multiply(&ledger, rows, outputs, rank, false);
-                    ledger.buffer(Component::Work, 4 * rows * rank)
+                    ledger.buffer(Component::Work, element * rows * rank)
                 });
                 let dx = needs[0].then(|| {
                     multiply(&ledger, rows, outputs, inputs, quantised);
