@@ -102,7 +102,7 @@ mod tests {
     use super::{Factor, Parts, joined};
     use half::bf16;
 
-    const X: [f32; 6] = [1.000_123, -3.141_592_7, 0.0, 1e-3, 77.77, -0.5];
+    const X: [f32; 6] = [1.000_123, -3.301_592_7, 0.0, 1e-3, 77.77, -0.5];
 
     #[test]
     fn two_of_bfloat16_make_sixteen_bits() {
