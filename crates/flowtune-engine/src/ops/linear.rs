@@ -145,7 +145,7 @@ impl<T: Multiply> Adapter<T> {
 
     /// The row of A's parts as rows.
     fn below<'a>(&self, row: Mat<'a, T>) -> Mat<'a, T> {
-        Mat::new(row.row(0), row.cols() / self.inputs, self.inputs)
+        Mat::new(row.row(0), row.cols() / self.inputs.max(1), self.inputs)
     }
 
     /// scale·x·factor, the parts of the factor side by side: `[rows, rank]`, as a left factor.

@@ -313,6 +313,9 @@ fn copy_rows_of<T: bytemuck::Pod>(a: &Mat<T>, first: usize, out: &mut [T], width
     // Where rows are adjacent, both sides of a block are read and written in lines of cache.
     if a.row_stride() == 1 && count == SIDE {
         for k in (0..cols / SIDE * SIDE).step_by(SIDE) {
+            if pack::turn_words(a, first, k, out, width) {
+                continue;
+            }
             let block: [[T; SIDE]; SIDE] =
                 std::array::from_fn(|i| *a.column(k + i)[first..].first_chunk().unwrap_or(&[T::zeroed(); SIDE]));
             for (i, row) in out.chunks_exact_mut(width).enumerate() {
