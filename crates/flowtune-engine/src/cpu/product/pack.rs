@@ -157,12 +157,11 @@ pub(super) fn turn_words<T: bytemuck::Pod>(a: &Mat<T>, first: usize, k: usize, o
     const SIDE: usize = 16;
     #[cfg(target_arch = "x86_64")]
     if size_of::<T>() == 4 && is_x86_feature_detected!("avx512f") {
-        let (source, last) = (&a.column(k)[first..][..SIDE], &a.column(k + SIDE - 1)[first..][..SIDE]);
-        let bytes = (last.as_ptr() as usize - source.as_ptr() as usize) / (SIDE - 1);
+        let (source, _last) = (&a.column(k)[first..][..SIDE], &a.column(k + SIDE - 1)[first..][..SIDE]);
         let target = &mut out[k..][..(SIDE - 1) * width + SIDE];
         // SAFETY: AVX-512 is there; the slices were checked to hold 16 words, the first and the last column and so all
         // between, and the target 16 rows.
-        unsafe { x86::transpose16(source.as_ptr().cast(), bytes, target.as_mut_ptr().cast(), width) };
+        unsafe { x86::transpose16(source.as_ptr().cast(), 4 * a.col_stride(), target.as_mut_ptr().cast(), width) };
         return true;
     }
     let _ = (a, first, k, out, width, SIDE);
