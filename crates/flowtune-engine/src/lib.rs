@@ -27,6 +27,7 @@ pub mod kernels;
 pub mod ops;
 mod param;
 mod quant;
+mod saved;
 mod tape;
 mod tensor;
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::{Error, Result};
 use crate::ops::elementwise::add_tensors;
 use crate::param::{Param, ParamId};
+use crate::saved::Saved;
 use crate::tensor::{Tensor, live_bytes};
 
 /// A value in a computation: a tensor, and its place on the tape if something trainable led to it.
@@ -17,12 +18,18 @@ use crate::tensor::{Tensor, live_bytes};
 pub struct Var {
     tensor: Tensor,
     slot: Option<usize>,
+    /// What a backward keeps of it, if not the tensor.
+    saved: Option<Saved>,
 }
 
 impl Var {
     /// A value that gets no gradient.
     pub fn constant(tensor: Tensor) -> Self {
-        Self { tensor, slot: None }
+        Self::at(None, tensor)
+    }
+
+    fn at(slot: Option<usize>, tensor: Tensor) -> Self {
+        Self { tensor, slot, saved: None }
     }
 
     /// The value.
@@ -38,6 +45,16 @@ impl Var {
     /// Whether a gradient flows back through it.
     pub fn is_tracked(&self) -> bool {
         self.slot.is_some()
+    }
+
+    /// What the backward of an operation keeps of it.
+    pub(crate) fn saved(&self) -> Saved {
+        self.saved.clone().unwrap_or_else(|| Saved::of(self.tensor.clone()))
+    }
+
+    /// Whether a backward that keeps it keeps how to make it again.
+    pub(crate) fn is_made_again(&self) -> bool {
+        self.saved.is_some()
     }
 
     /// Where its gradient is gathered.
@@ -190,8 +207,9 @@ pub enum Keep {
     Everything,
     /// Inputs only: each function runs a second time in the backward.
     Inputs,
-    /// All activations of as many functions as fit while all tensors in memory take at most this many bytes; inputs of the
-    /// others. The first function is kept, and measured.
+    /// What products made, of as many functions as fit while all tensors in memory take at most this many bytes; inputs of
+    /// the others. What lies between products is cheap, and made again where a backward needs it. The first function is
+    /// kept, and measured.
     Within(usize),
 }
 
@@ -201,6 +219,8 @@ pub struct Tape {
     keep: Keep,
     /// The most that a function kept.
     largest: Cell<usize>,
+    /// Whether what is cheap is made again instead of kept.
+    lean: Cell<bool>,
     saw_trainable: Cell<bool>,
 }
 
@@ -217,7 +237,13 @@ impl Tape {
 
     /// A tape that records.
     pub fn keeping(keep: Keep) -> Self {
-        Self { record: Some(RefCell::default()), keep, largest: Cell::new(0), saw_trainable: Cell::new(false) }
+        Self {
+            record: Some(RefCell::default()),
+            keep,
+            largest: Cell::new(0),
+            lean: Cell::new(false),
+            saw_trainable: Cell::new(false),
+        }
     }
 
     /// A tape that records nothing: inference.
@@ -237,13 +263,13 @@ impl Tape {
             let slots = &mut record.slots;
             record.params.entry(param.id()).or_insert_with(|| vec![next(slots)])[0]
         });
-        Var { tensor, slot }
+        Var::at(slot, tensor)
     }
 
     /// A tracked input that is not a weight; its gradient comes from [`Tape::backward`].
     pub fn leaf(&self, tensor: Tensor) -> Var {
         let slot = self.record.as_ref().map(|record| next(&mut record.borrow_mut().slots));
-        Var { tensor, slot }
+        Var::at(slot, tensor)
     }
 
     /// Whether the backward of an operation on `inputs` will run.
@@ -269,16 +295,25 @@ impl Tape {
         self.push(inputs.iter().map(|v| v.slot).collect(), vec![value], run).remove(0)
     }
 
-    /// Records an operation with several outputs; an output that nothing used has no gradient.
-    pub fn record_many<B>(&self, inputs: &[&Var], values: Vec<Tensor>, backward: B) -> Vec<Var>
+    /// As [`Tape::record`], of an operation with several outputs; an output that nothing used has no gradient.
+    pub fn record_many<F, B>(&self, inputs: &[&Var], values: Vec<Tensor>, backward: F) -> Vec<Var>
     where
+        F: FnOnce(Vec<bool>) -> B,
         B: FnOnce(Vec<Option<Tensor>>) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     {
         if !self.tracks(inputs) {
             return values.into_iter().map(Var::constant).collect();
         }
+        let backward = backward(inputs.iter().map(|v| v.is_tracked()).collect());
         let run: Backward = Box::new(move |gradients, _| backward(gradients));
         self.push(inputs.iter().map(|v| v.slot).collect(), values, run)
+    }
+
+    /// `value` as one that costs little: where memory is short, a backward that needs it makes it again, from what the
+    /// backward of its own operation keeps anyway.
+    pub(crate) fn cheap(&self, value: Var, make: impl Fn() -> Result<Tensor> + Send + Sync + 'static) -> Var {
+        let saved = (self.lean.get() && value.is_tracked()).then(|| Saved::made(make));
+        Var { saved, ..value }
     }
 
     fn push(&self, inputs: Vec<Option<usize>>, values: Vec<Tensor>, backward: Backward) -> Vec<Var> {
@@ -286,8 +321,7 @@ impl Tape {
             return values.into_iter().map(Var::constant).collect();
         };
         let record = &mut *record.borrow_mut();
-        let vars: Vec<Var> =
-            values.into_iter().map(|tensor| Var { tensor, slot: Some(next(&mut record.slots)) }).collect();
+        let vars: Vec<Var> = values.into_iter().map(|tensor| Var::at(Some(next(&mut record.slots)), tensor)).collect();
         let outputs = vars.iter().filter_map(|v| v.slot).collect();
         record.nodes.push(Node { inputs, outputs, backward });
         vars
@@ -304,7 +338,9 @@ impl Tape {
     {
         if self.record.is_none() || self.keeps_next() {
             let before = live_bytes();
+            self.lean.set(self.is_short());
             let outputs = f(self, inputs)?;
+            self.lean.set(false);
             self.largest.set(self.largest.get().max(live_bytes().saturating_sub(before)));
             return Ok(outputs);
         }
@@ -316,9 +352,14 @@ impl Tape {
         }
         self.saw_trainable.set(true);
         let slots = inputs.iter().map(|v| v.slot).collect();
-        let saved = inputs.to_vec();
-        let run: Backward = Box::new(move |gradients, sink| recompute(f, &saved, gradients, sink));
+        let (saved, lean) = (inputs.to_vec(), self.is_short());
+        let run: Backward = Box::new(move |gradients, sink| recompute(f, &saved, lean, gradients, sink));
         Ok(self.push(slots, values, run))
+    }
+
+    /// Whether there is a bound on memory.
+    fn is_short(&self) -> bool {
+        matches!(self.keep, Keep::Within(_))
     }
 
     /// Whether the activations of one more function may stay.
@@ -391,6 +432,7 @@ fn add_to_slot(slots: &mut [Option<Tensor>], slot: Option<usize>, gradient: Opti
 fn recompute<F>(
     f: F,
     saved: &[Var],
+    lean: bool,
     output_gradients: Vec<Option<Tensor>>,
     sink: &mut Gradients,
 ) -> Result<Vec<Option<Tensor>>>
@@ -398,6 +440,7 @@ where
     F: Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
 {
     let tape = Tape::new();
+    tape.lean.set(lean);
     let inputs: Vec<Var> = saved
         .iter()
         .map(|v| if v.is_tracked() { tape.leaf(v.tensor.clone()) } else { Var::constant(v.tensor.clone()) })

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use flowtune_engine::ops::linear::LowRank;
+use flowtune_engine::ops::linear::{LowRank, Part};
 use flowtune_engine::{Param, Tape, Var};
 
 /// The two matrices of a LoRA.
@@ -58,6 +58,11 @@ impl Linear {
     /// x `[.., in]` → `[.., out]`, float32 when x is bfloat16.
     pub(crate) fn forward_wide(&self, tape: &Tape, x: &Var) -> flowtune_engine::Result<Var> {
         self.with(tape, |weight, low_rank| tape.linear_wide(x, weight, low_rank))
+    }
+
+    /// Inputs `[batch, tokens, inᵢ]` side by side → some parts of the outputs.
+    pub(crate) fn parts(&self, tape: &Tape, xs: &[&Var], parts: &[Part]) -> flowtune_engine::Result<Vec<Var>> {
+        self.with(tape, |weight, low_rank| tape.linear_parts(xs, weight, low_rank, parts))
     }
 
     fn with<R>(&self, tape: &Tape, f: impl FnOnce(&Var, Option<LowRank>) -> R) -> R {

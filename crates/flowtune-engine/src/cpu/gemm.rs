@@ -26,14 +26,14 @@ pub(crate) trait Multiply: Stored {
     /// Σ aᵢ·bᵢ, handed to `emit` by parts of rows: row, columns, sums. Each element comes once.
     fn sums(terms: &[Term<Self, Self>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[Self::Compute]) + Sync);
 
-    /// c (+)= x·Wᵀ or x·W with W in int8; rows of x adjacent.
+    /// c (+)= x·Wᵀ or x·W with W in int8.
     ///
     /// # Errors
     /// When the type is too exact to meet int8.
     fn multiply_int8<O: Stored<Compute = Self::Compute>>(
         c: MatMut<O>,
         write: Write,
-        x: &[Self],
+        x: Mat<Self>,
         weight: &Int8Rows,
         side: Side,
     ) -> Result<()>;
@@ -60,7 +60,7 @@ impl Multiply for f32 {
     fn multiply_int8<O: Stored<Compute = f32>>(
         c: MatMut<O>,
         write: Write,
-        x: &[f32],
+        x: Mat<f32>,
         weight: &Int8Rows,
         side: Side,
     ) -> Result<()> {
@@ -91,7 +91,7 @@ impl Multiply for bf16 {
     fn multiply_int8<O: Stored<Compute = f32>>(
         c: MatMut<O>,
         write: Write,
-        x: &[bf16],
+        x: Mat<bf16>,
         weight: &Int8Rows,
         side: Side,
     ) -> Result<()> {
@@ -135,7 +135,13 @@ impl Multiply for f64 {
         c.chunks_exact(n.max(1)).enumerate().for_each(|(i, row)| emit(i, 0..n, row));
     }
 
-    fn multiply_int8<O: Stored<Compute = f64>>(_: MatMut<O>, _: Write, _: &[f64], _: &Int8Rows, _: Side) -> Result<()> {
+    fn multiply_int8<O: Stored<Compute = f64>>(
+        _: MatMut<O>,
+        _: Write,
+        _: Mat<f64>,
+        _: &Int8Rows,
+        _: Side,
+    ) -> Result<()> {
         Err(Error::DType { op: "linear", expected: "bfloat16 or float32 beside an int8 weight", got: "float64" })
     }
 

@@ -38,6 +38,12 @@ impl<'a, T> Mat<'a, T> {
         Self { data: &self.data[(start * self.row_stride).min(self.data.len())..], rows: count, ..self }
     }
 
+    /// Columns of a matrix with adjacent columns.
+    pub(crate) fn slice_cols(self, cols: &Range<usize>) -> Self {
+        assert!(self.col_stride == 1 && cols.end <= self.cols);
+        Self { data: &self.data[cols.start.min(self.data.len())..], cols: cols.len(), ..self }
+    }
+
     /// Row `i` of a matrix with adjacent columns.
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> &'a [T] {

@@ -37,9 +37,12 @@ impl Tape {
         with_stored!(q.tensor().dtype(), "attention", T => {
             let (qs, ks, vs) = (q.tensor().clone(), k.tensor().clone(), v.tensor().clone());
             let (out, lse) = forward::<T>(&qs, &ks, &vs, dims)?;
-            let saved = out.clone();
+            let (saved, made) = ([q, k, v].map(Var::saved), out.clone());
             Ok(self.record(&[q, k, v], out, |_| {
-                move |g: Tensor| backward::<T>(&qs, &ks, &vs, &saved, &lse, &g, dims)
+                move |g: Tensor| {
+                    let [q, k, v] = &saved;
+                    backward::<T>(&q.get()?, &k.get()?, &v.get()?, &made, &lse, &g, dims)
+                }
             }))
         })
     }
@@ -48,12 +51,15 @@ impl Tape {
 impl Tape {
     fn attention_on_device(&self, on: Kernels, twins: [Twin; 3], inputs: [&Var; 3]) -> Result<Var> {
         let (out, lse) = device::attention(on, twins.each_ref())?;
+        let saved = inputs.map(Var::saved);
         Ok(self.record(&inputs, device::made(on, Ok(out.clone()))?, |_| {
             move |g: Tensor| {
-                let Some((_, [g])) = device::operands("attention", [&g])? else {
+                let [q, k, v] = &saved;
+                let Some((_, [q, k, v, g])) = device::operands("attention", [&q.get()?, &k.get()?, &v.get()?, &g])?
+                else {
                     return Err(Error::Device { op: "attention" });
                 };
-                let gradients = device::attention_backward(on, twins.each_ref(), &out, &lse, &g)?;
+                let gradients = device::attention_backward(on, [&q, &k, &v], &out, &lse, &g)?;
                 Ok(gradients.map(Some).into())
             }
         }))

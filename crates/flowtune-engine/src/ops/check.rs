@@ -3,7 +3,7 @@
 
 use candle_core::{Device as Place, Result as CandleResult, Tensor as Twin, Var as TwinVar};
 
-use crate::ops::linear::LowRank;
+use crate::ops::linear::{LowRank, Part};
 use crate::ops::rope::RopeTable;
 use crate::{Device, Gradients, Result, Tape, Tensor, Var};
 
@@ -249,6 +249,36 @@ fn linear_with_low_rank() {
         let low = v[0].matmul(&v[2].t()?)?.matmul(&v[3].t()?)?;
         v[0].matmul(&v[1].t()?)? + (low * 1.5)?
     });
+}
+
+/// Two inputs side by side, and of seven outputs the first three, one, and the last two, those of two tokens.
+#[test]
+fn linear_parts() {
+    let parts = [
+        Part { outputs: 0..3, tokens: 0..4 },
+        Part { outputs: 4..5, tokens: 1..4 },
+        Part { outputs: 5..7, tokens: 1..3 },
+    ];
+    // All of them, and one that leaves the others without a gradient.
+    for used in [0..3, 2..3] {
+        let op = |t: &Tape, v: &[Var]| {
+            let low_rank = LowRank { a: &v[3], b: &v[4], scale: 1.5 };
+            let made = t.linear_parts(&[&v[0], &v[1]], &v[2], Some(low_rank), &parts)?;
+            let flat = made[used.clone()].iter().map(|part| t.reshape(part, &[1, part.tensor().len()]));
+            let flat = flat.collect::<Result<Vec<_>>>()?;
+            t.cat_last(&flat.iter().collect::<Vec<_>>())
+        };
+        check("linear_parts", &[&[2, 4, 2], &[2, 4, 3], &[7, 5], &[2, 5], &[7, 2]], op, |v| {
+            let x = Twin::cat(&v[..2], 2)?.flatten_to(1)?;
+            let low = x.matmul(&v[3].t()?)?.matmul(&v[4].t()?)?;
+            let y = (x.matmul(&v[2].t()?)? + (low * 1.5)?)?.reshape((2, 4, 7))?;
+            let of_part = |Part { outputs, tokens }: &Part| {
+                let part = y.narrow(2, outputs.start, outputs.len())?.narrow(1, tokens.start, tokens.len())?;
+                part.contiguous()?.reshape((1, ()))
+            };
+            Twin::cat(&parts[used.clone()].iter().map(of_part).collect::<CandleResult<Vec<_>>>()?, 1)
+        });
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::device::{self, composed};
 use crate::dtype::{Stored, with_stored};
 use crate::error::{Result, shape_error};
 use crate::ops::broadcast::broadcast_to;
+use crate::saved::Saved;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -17,7 +18,12 @@ impl Tape {
     pub fn reshape(&self, x: &Var, shape: &[usize]) -> Result<Var> {
         let value = x.tensor().reshape(shape)?;
         let before = x.tensor().shape().to_vec();
-        Ok(self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(g.reshape(&before)?)])))
+        let value = self.record(&[x], value, |_| move |g: Tensor| Ok(vec![Some(g.reshape(&before)?)]));
+        if !x.is_made_again() {
+            return Ok(value);
+        }
+        let (saved, shape) = (x.saved(), shape.to_vec());
+        Ok(self.cheap(value, move || saved.get()?.reshape(&shape)))
     }
 
     /// Cuts the last dimension into pieces of `sizes`: x `[.., Σ sizes]` → `[.., size]` each.
@@ -31,13 +37,15 @@ impl Tape {
         let values = cut(x.tensor(), sizes)?;
         let shapes: Vec<_> = values.iter().map(|v| v.shape().to_vec()).collect();
         let (dtype, device) = (x.tensor().dtype(), x.tensor().device());
-        Ok(self.record_many(&[x], values, move |gradients| {
-            let whole: Vec<Tensor> = gradients
-                .into_iter()
-                .zip(&shapes)
-                .map(|(g, shape)| g.map_or_else(|| Tensor::zeros_on(shape, dtype, &device), Ok))
-                .collect::<Result<_>>()?;
-            Ok(vec![Some(join(&whole)?)])
+        Ok(self.record_many(&[x], values, |_| {
+            move |gradients| {
+                let whole: Vec<Tensor> = gradients
+                    .into_iter()
+                    .zip(&shapes)
+                    .map(|(g, shape)| g.map_or_else(|| Tensor::zeros_on(shape, dtype, &device), Ok))
+                    .collect::<Result<_>>()?;
+                Ok(vec![Some(join(&whole)?)])
+            }
         }))
     }
 
@@ -49,9 +57,14 @@ impl Tape {
         let tensors: Vec<Tensor> = parts.iter().map(|p| p.tensor().clone()).collect();
         let sizes: Vec<usize> = tensors.iter().map(Tensor::last_dim).collect();
         let value = join(&tensors)?;
-        Ok(self.record(parts, value, |needs| {
+        let value = self.record(parts, value, |needs| {
             move |g: Tensor| Ok(cut(&g, &sizes)?.into_iter().zip(needs).map(|(g, n)| n.then_some(g)).collect())
-        }))
+        });
+        if !parts.iter().all(|part| part.is_made_again()) {
+            return Ok(value);
+        }
+        let saved: Vec<Saved> = parts.iter().map(|part| part.saved()).collect();
+        Ok(self.cheap(value, move || join(&saved.iter().map(Saved::get).collect::<Result<Vec<_>>>()?)))
     }
 
     /// Joins along dimension `dim`.

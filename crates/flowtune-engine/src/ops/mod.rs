@@ -15,7 +15,6 @@ mod matmul;
 pub mod norm;
 mod norm_rope;
 pub mod optimizer;
-mod parts;
 mod reduce;
 pub mod residual;
 pub mod rope;

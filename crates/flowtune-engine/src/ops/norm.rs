@@ -30,9 +30,11 @@ impl Tape {
             let xs = x.tensor().clone();
             let scales = scale.tensor().clone();
             let value = modulate::<T>(&xs, &scales, shift.tensor(), tokens, real::<T>(eps))?;
-            Ok(self.record(&[x, scale, shift], value, |needs| {
+            let again = [&xs, &scales, shift.tensor()].map(Tensor::clone);
+            let value = self.record(&[x, scale, shift], value, |needs| {
                 move |g: Tensor| modulate_backward::<T>(&xs, &scales, &g, tokens, real::<T>(eps), &needs)
-            }))
+            });
+            Ok(self.cheap(value, move || modulate::<T>(&again[0], &again[1], &again[2], tokens, real::<T>(eps))))
         })
     }
 }

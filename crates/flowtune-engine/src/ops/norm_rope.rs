@@ -32,17 +32,20 @@ impl Tape {
             let (xs, w) = (x.tensor().clone(), weight.tensor().to_dtype(<<T as Stored>::Compute as Element>::KIND)?);
             let heads = Heads { table: table.clone(), eps };
             let value = heads.forward::<T>(&xs, &w)?;
-            Ok(self.record(&[x, weight], value, |needs| {
+            let again = (heads.clone(), xs.clone(), w.clone());
+            let value = self.record(&[x, weight], value, |needs| {
                 move |g: Tensor| {
                     let dx = needs[0].then(|| heads.input_gradient::<T>(&xs, &w, &g)).transpose()?;
                     let dw = needs[1].then(|| heads.weight_gradient::<T>(&xs, &g)).transpose()?;
                     Ok(vec![dx, dw])
                 }
-            }))
+            });
+            Ok(self.cheap(value, move || again.0.forward::<T>(&again.1, &again.2)))
         })
     }
 }
 
+#[derive(Clone)]
 struct Heads {
     table: RopeTable,
     eps: f64,

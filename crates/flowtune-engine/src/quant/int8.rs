@@ -68,7 +68,7 @@ impl Int8Rows {
         &self,
         c: MatMut<O>,
         write: Write,
-        x: &[T],
+        x: Mat<T>,
         side: Side,
     ) {
         let (rows, cols) = (self.scales.len(), self.column_sums.len());
@@ -78,8 +78,8 @@ impl Int8Rows {
             Side::InputGradient => (rows, weight, None, &self.column_sums),
         };
         let bytes = match side {
-            Side::Forward => Bytes::quantised(x, k, None),
-            Side::InputGradient => Bytes::quantised(x, k, Some(&self.scales)),
+            Side::Forward => Bytes::quantised(x, None),
+            Side::InputGradient => Bytes::quantised(x, Some(&self.scales)),
         };
         let a = Mat::new(&bytes.data, bytes.scales.len(), k);
         assert_eq!((c.rows(), c.cols()), (a.rows(), b.cols()));
@@ -118,9 +118,9 @@ pub(crate) struct Bytes {
 
 impl Bytes {
     /// Rounds rows of `factors`·x, element by element; without factors, of x.
-    pub(crate) fn quantised<T: Stored<Compute = f32>>(x: &[T], cols: usize, factors: Option<&[f32]>) -> Self {
-        let rows = x.len() / cols.max(1);
-        let mut data = memory::unfilled::<u8>(x.len());
+    pub(crate) fn quantised<T: Stored<Compute = f32>>(x: Mat<T>, factors: Option<&[f32]>) -> Self {
+        let (rows, cols) = (x.rows(), x.cols());
+        let mut data = memory::unfilled::<u8>(rows * cols);
         let mut scales = vec![0f32; rows];
         let out = scales.iter_mut().zip(data.chunks_exact_mut(cols.max(1))).collect::<Vec<_>>();
         parallel::items(
@@ -128,7 +128,7 @@ impl Bytes {
             cols,
             #[inline(always)]
             |i, (scale, out)| {
-                let row = &x[i * cols..][..cols];
+                let row = x.row(i);
                 match factors {
                     None => {
                         *scale = largest(row) / LARGEST;
@@ -198,15 +198,15 @@ mod tests {
             let (k, n) = if forward { (inputs, outputs) } else { (outputs, inputs) };
             let x = numbers(rows * k, 53);
             // The input gradient is rounded after the scales of W are multiplied into it.
-            let bytes = Bytes::quantised(&x, k, (!forward).then_some(&weight.scales[..]));
+            let bytes = Bytes::quantised(Mat::new(&x, rows, k), (!forward).then_some(&weight.scales[..]));
             let seen = |i: usize, j: usize| {
                 let x = (f64::from(bytes.data[i * k + j]) - 128.0) * f64::from(bytes.scales[i]);
                 if forward { x } else { x / f64::from(weight.scales[j]) }
             };
             let mut set = vec![9f32; rows * n];
-            weight.multiply(MatMut::new(&mut set, n), Write::Set, &x, side);
+            weight.multiply(MatMut::new(&mut set, n), Write::Set, Mat::new(&x, rows, k), side);
             let mut added = vec![9f32; rows * n];
-            weight.multiply(MatMut::new(&mut added, n), Write::Add, &x, side);
+            weight.multiply(MatMut::new(&mut added, n), Write::Add, Mat::new(&x, rows, k), side);
             for at in 0..rows * n {
                 let (i, col) = (at / n, at % n);
                 let of_weight = |j: usize| f64::from(w[if forward { col * inputs + j } else { j * inputs + col }]);
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(q.row_sums[1], q.data[100..200].iter().map(|&q| i32::from(q)).sum::<i32>());
         assert_eq!(q.column_sums[7], i32::from(q.data[7]) + i32::from(q.data[107]) + i32::from(q.data[207]));
         let factors: Vec<f32> = (0..100).map(|j| 0.5 + j as f32 * 0.01).collect();
-        let bytes = Bytes::quantised(&x, 100, Some(&factors));
+        let bytes = Bytes::quantised(Mat::new(&x, 3, 100), Some(&factors));
         for i in 0..300 {
             let back = (f32::from(bytes.data[i]) - 128.0) * bytes.scales[i / 100];
             assert!((x[i] * factors[i % 100] - back).abs() <= 0.5001 * bytes.scales[i / 100]);

@@ -30,7 +30,7 @@ use crate::weights::Weights;
 use builder::{Builder, Source};
 use double::DoubleBlock;
 use modulation::{TimeGuidanceEmbed, modulate};
-use single::SingleBlock;
+use single::{SingleBlock, some_tokens};
 
 /// What the transformer takes.
 #[derive(Debug, Clone)]
@@ -217,13 +217,17 @@ impl Flux2Transformer {
 
         state = vec![tape.cat_tokens(&[&state[1], &state[0]])?];
         let modulation = modulate(tape, &self.modulation_single, &activated, 3)?;
-        for block in &self.single_blocks {
+        // Behind the last block, text and reference images are of no use.
+        let (last, predicted) = (self.single_blocks.len().wrapping_sub(1), text_tokens..text_tokens + tokens);
+        for (i, block) in self.single_blocks.iter().enumerate() {
             let (block, rope) = (Arc::clone(block), rope.clone());
+            let asked = if i == last { predicted.clone() } else { 0..state[0].tensor().dim(1) };
             state.extend(modulation.iter().cloned());
-            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope, compute))?;
+            state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v, &rope, &asked, compute))?;
         }
 
-        let image = tape.narrow(&state[0], 1, text_tokens, tokens)?;
+        let image =
+            if self.single_blocks.is_empty() { some_tokens(tape, &state[0], &predicted)? } else { state.remove(0) };
         // diffusers `AdaLayerNormContinuous`: scale first, then shift.
         let out = modulate(tape, &self.norm_out, &activated, 2)?;
         let normed = tape.layer_norm_modulate(&image, &out[0], &out[1], c.eps, compute)?;

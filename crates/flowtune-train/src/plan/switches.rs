@@ -55,7 +55,7 @@ impl Search<'_> {
         let before = self.rehearse(self.recipe)?.training_peak().peak;
         let mut switches = Vec::new();
         for kind in KINDS {
-            let forms = kind(self.recipe);
+            let forms = self.forms(kind, self.recipe);
             let Some(strongest) = forms.last() else { continue };
             let fitting =
                 forms.iter().map(|form| self.switch(form)).find(|switch| switch.as_ref().map_or(true, |s| s.fits));
@@ -71,7 +71,8 @@ impl Search<'_> {
     pub(super) fn cheapest(&self) -> Result<Option<Switch>> {
         for mask in 1..1usize << KINDS.len() {
             let chosen: Vec<_> = (0..KINDS.len()).filter(|i| mask >> i & 1 == 1).map(|i| KINDS[i]).collect();
-            let strongest = chosen.iter().rev().try_fold(self.recipe.clone(), |recipe, kind| kind(&recipe).pop());
+            let strongest =
+                chosen.iter().rev().try_fold(self.recipe.clone(), |recipe, kind| self.forms(*kind, &recipe).pop());
             let Some(strongest) = strongest else { continue };
             if self.switch(&strongest)?.fits {
                 return self.milder(&chosen, self.recipe.clone());
@@ -86,15 +87,21 @@ impl Search<'_> {
             let switch = self.switch(&recipe)?;
             return Ok(switch.fits.then_some(switch));
         };
-        for form in last(&recipe) {
+        for form in self.forms(*last, &recipe) {
             // The others in their strongest forms must be able to make up for it.
-            let strongest = others.iter().rev().try_fold(form.clone(), |recipe, kind| kind(&recipe).pop());
+            let strongest = others.iter().rev().try_fold(form.clone(), |recipe, kind| self.forms(*kind, &recipe).pop());
             let possible = strongest.map(|strongest| self.switch(&strongest)).transpose()?.is_some_and(|s| s.fits);
             if possible {
                 return self.milder(others, form);
             }
         }
         Ok(None)
+    }
+
+    /// The forms of a kind of change, without budgets beyond what the run may take.
+    fn forms(&self, kind: Kind, recipe: &Recipe) -> Vec<Recipe> {
+        let sensible = |form: &Recipe| form.train.memory_budget.is_none_or(|budget| budget * 1e9 <= self.limit as f64);
+        kind(recipe).into_iter().filter(sensible).collect()
     }
 
     fn rehearse(&self, recipe: &Recipe) -> Result<Rehearsal> {

@@ -1,7 +1,7 @@
 //! What each operation of a training step takes and keeps, as `flowtune_engine::ops` have it.
 
-use super::ledger::{Component, Ghost, Operations};
-use super::tape::{ParamId, Tape, Var};
+use super::ledger::{Component, Ghost, Ledger, Operations};
+use super::tape::{ParamId, Saved, Tape, Var};
 
 /// Keys of the backward, and queries of the forward, whose scores attention has in memory (`ops/attention.rs`).
 const CHUNK: usize = 48;
@@ -42,17 +42,11 @@ pub(crate) struct Adapter {
     pub(crate) b: Ghost,
 }
 
-/// Samples, and tokens of each.
+/// Some outputs of a layer, for some rows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows {
-    pub(crate) batch: usize,
-    pub(crate) tokens: usize,
-}
-
-impl Rows {
-    fn count(self) -> usize {
-        self.batch * self.tokens
-    }
+pub(crate) struct Part {
+    pub(crate) outputs: usize,
+    pub(crate) rows: usize,
 }
 
 /// What is the same for all operations of a step.
@@ -74,8 +68,36 @@ impl Tape {
         multiply(self.ledger(), rows, inner, outputs, quantised);
     }
 
-    /// `ops/linear.rs`: x·Wᵀ and the low-rank addition, in `out_size` bytes an element.
+    /// `ops/linear`: x·Wᵀ and the low-rank addition, in `out_size` bytes an element.
     pub(crate) fn linear(&self, m: Machine, x: &Var, layer: &Layer, rows: usize, out_size: usize) -> Var {
+        self.parts_of(m, &[x], layer, rows, &[Part { outputs: layer.outputs, rows }], out_size).remove(0)
+    }
+
+    /// `ops/linear`: some parts, of inputs that lie side by side. Before a weight in fewer bits these are joined, and what
+    /// comes out is cut.
+    pub(crate) fn linear_parts(&self, m: Machine, xs: &[&Var], layer: &Layer, rows: usize, parts: &[Part]) -> Vec<Var> {
+        if !matches!(layer.kind, Kind::Int8 | Kind::Nf4) {
+            return self.parts_of(m, xs, layer, rows, parts, m.size);
+        }
+        let x = if let [x] = xs { (*x).clone() } else { self.cat(xs) };
+        let whole = self.linear(m, &x, layer, rows, m.size);
+        let pieces = match parts {
+            [_] => vec![whole],
+            _ => self.split(&whole, &parts.iter().map(|part| part.outputs * rows).collect::<Vec<_>>()),
+        };
+        let cut = |(piece, part): (&Var, &Part)| self.narrow(piece, part.outputs * part.rows);
+        pieces.iter().zip(parts).map(cut).collect()
+    }
+
+    fn parts_of(
+        &self,
+        m: Machine,
+        xs: &[&Var],
+        layer: &Layer,
+        rows: usize,
+        parts: &[Part],
+        out_size: usize,
+    ) -> Vec<Var> {
         let Layer { id, outputs, inputs, weight, kind, lora } = layer.clone();
         let ledger = self.ledger().clone();
         let (int8, quantised) = (kind == Kind::Int8, matches!(kind, Kind::Int8 | Kind::Nf4));
@@ -83,20 +105,23 @@ impl Tape {
         let rounded = if kind == Kind::Trained && m.size < 4 { outputs * inputs * m.size } else { 0 };
         // What stands before int8 is rounded to bytes.
         let bytes = move |columns: usize| if int8 { rows * (columns + 4) } else { 0 };
-        // Of an adapter, in `ops/parts.rs`: itself, or three roundings side by side.
+        // Of an adapter, in `ops/linear/roundings.rs`: itself, or three roundings side by side. No tensors.
         let element = if m.size < 4 { 3 * m.size } else { m.size };
+        let roundings =
+            move |ledger: &Ledger, rank: usize| ledger.buffer(Component::Work, element * rank * (inputs + outputs));
+        let at_work = lora.as_ref().map(|lora| roundings(&ledger, lora.rank));
         let adapter = lora.as_ref().map(|lora| {
-            let parts = element * lora.rank * (inputs + outputs);
-            let xa = element * rows * lora.rank;
             self.product(rows, inputs, lora.rank, false);
-            self.product(rows, lora.rank, outputs, false);
-            // Adapters and x·Aᵀ as sums of matrices of the activations' type, or copies: no tensors.
-            let kept = [ledger.buffer(Component::Work, parts), ledger.buffer(Component::Work, xa)];
-            (lora.rank, kept)
+            parts.iter().for_each(|part| self.product(part.rows, lora.rank, part.outputs, false));
+            (lora.rank, ledger.buffer(Component::Work, element * rows * lora.rank))
         });
-        let value = self.work(rows * outputs, out_size);
         ledger.scratch(rounded + bytes(inputs));
-        self.product(rows, inputs, outputs, quantised);
+        let made = |part: &Part| {
+            self.product(part.rows, inputs, part.outputs, quantised);
+            self.work(part.rows * part.outputs, out_size)
+        };
+        let values: Vec<Ghost> = parts.iter().map(made).collect();
+        drop(at_work);
 
         let mut params = vec![match kind {
             Kind::Trained => self.param(3 * id, &weight),
@@ -105,45 +130,59 @@ impl Tape {
         if let Some(lora) = &lora {
             params.extend([self.param(3 * id + 1, &lora.a), self.param(3 * id + 2, &lora.b)]);
         }
-        let inputs_of: Vec<&Var> = std::iter::once(x).chain(&params).collect();
+        let inputs_of: Vec<&Var> = xs.iter().copied().chain(&params).collect();
         let keeps_x = kind == Kind::Trained || adapter.is_some();
-        let saved = keeps_x.then(|| x.ghost.clone());
-        let buffers = adapter.iter().flat_map(|(_, kept)| kept);
-        let kept: Vec<Ghost> = saved.iter().chain(buffers).cloned().collect();
-        let (x_size, x_elements) = (x.ghost.size(), x.ghost.elements());
-        self.record(&inputs_of, value, &kept.iter().collect::<Vec<_>>(), |needs| {
-            move |g: Ghost| {
-                let narrow = (g.size() != m.size).then(|| ledger.tensor(Component::Work, g.elements(), m.size));
+        let saved: Vec<Saved> = xs.iter().filter(|_| keeps_x).map(|x| x.saved()).collect();
+        let buffers = adapter.iter().map(|(_, xa)| xa);
+        let kept: Vec<Ghost> = saved.iter().filter_map(Saved::kept).chain(buffers).cloned().collect();
+        let of_xs: Vec<(usize, usize)> = xs.iter().map(|x| (x.ghost.elements(), x.ghost.size())).collect();
+        let parts = parts.to_vec();
+        self.record_many(&inputs_of, values, &kept.iter().collect::<Vec<_>>(), |needs| {
+            move |gradients: Vec<Option<Ghost>>| {
+                let narrow = |g: &Option<Ghost>| {
+                    let g = g.as_ref().filter(|g| g.size() != m.size)?;
+                    Some(ledger.tensor(Component::Work, g.elements(), m.size))
+                };
+                let narrow: Vec<_> = gradients.iter().map(narrow).collect();
+                let asked: Vec<Part> =
+                    parts.into_iter().zip(&gradients).filter(|(_, g)| g.is_some()).map(|(part, _)| part).collect();
+                let asked_rows = || asked.iter().map(|part| (part.rows, part.outputs));
                 let rank = adapter.as_ref().map(|(rank, _)| *rank);
+                let _at_work = rank.map(|rank| roundings(&ledger, rank));
                 let gb = rank.map(|rank| {
-                    multiply(&ledger, rows, outputs, rank, false);
+                    asked_rows().for_each(|(rows, outputs)| multiply(&ledger, rows, outputs, rank, false));
                     ledger.buffer(Component::Work, element * rows * rank)
                 });
-                let dx = needs[0].then(|| {
-                    multiply(&ledger, rows, outputs, inputs, quantised);
-                    let dx = ledger.tensor(Component::Work, x_elements, x_size);
-                    ledger.scratch(rounded + bytes(outputs));
-                    dx
-                });
-                let mut out = vec![dx];
-                out.push(needs[1].then(|| {
-                    multiply(&ledger, outputs, rows, inputs, false);
+                let mut out: Vec<Option<Ghost>> = Vec::new();
+                for (&(elements, size), &need) in of_xs.iter().zip(&needs) {
+                    out.push(need.then(|| {
+                        let inputs = elements / rows.max(1);
+                        asked_rows().for_each(|(rows, outputs)| multiply(&ledger, rows, outputs, inputs, quantised));
+                        let dx = ledger.tensor(Component::Work, elements, size);
+                        ledger.scratch(rounded + bytes(outputs));
+                        dx
+                    }));
+                }
+                let needs = &needs[of_xs.len()..];
+                let _xs: Vec<Ghost> = saved.iter().map(|saved| saved.get(&ledger)).collect();
+                out.push(needs[0].then(|| {
+                    asked_rows().for_each(|(rows, outputs)| multiply(&ledger, outputs, rows, inputs, false));
                     let dw = ledger.tensor(Component::Gradients, outputs * inputs, 4);
                     // gᵀ is turned round: what is left of a product has its rows adjacent.
-                    ledger.scratch(rows * outputs * m.size);
+                    ledger.scratch(asked_rows().map(|(rows, outputs)| rows * outputs).max().unwrap_or(0) * m.size);
                     dw
                 }));
                 if let Some(rank) = rank {
-                    multiply(&ledger, rows, rank, inputs + outputs, false);
-                    multiply(&ledger, rows, rank, inputs, false);
-                    out.push(needs[2].then(|| ledger.tensor(Component::Gradients, rank * inputs, 4)));
-                    out.push(needs[3].then(|| {
+                    multiply(&ledger, rows, rank, 2 * inputs, false);
+                    asked_rows().for_each(|(rows, outputs)| multiply(&ledger, rows, rank, outputs, false));
+                    out.push(needs[1].then(|| ledger.tensor(Component::Gradients, rank * inputs, 4)));
+                    out.push(needs[2].then(|| {
                         // It comes transposed, and is turned round.
                         let _transposed = ledger.buffer(Component::Work, 4 * rank * outputs);
                         ledger.tensor(Component::Gradients, rank * outputs, 4)
                     }));
                 }
-                drop((saved, adapter, gb, narrow, g));
+                drop((saved, adapter, gb, narrow, gradients));
                 out
             }
         })
@@ -153,26 +192,28 @@ impl Tape {
     pub(crate) fn layer_norm_modulate(&self, x: &Var, modulation: &Var, m: Machine) -> Var {
         let value = self.work(x.ghost.elements(), m.size);
         let (saved, ledger, parameters) = (x.ghost.clone(), self.ledger().clone(), modulation.ghost.elements());
-        self.record(&[x, modulation], value, &[&x.ghost], |needs| {
+        let value = self.record(&[x, modulation], value, &[&x.ghost], |needs| {
             move |g| {
                 let dx = needs[0].then(|| ledger.tensor(Component::Work, saved.elements(), 4));
                 drop((saved, g));
                 vec![dx, needs[1].then(|| ledger.tensor(Component::Work, parameters, 4))]
             }
-        })
+        });
+        self.cheap(value)
     }
 
     /// `ops/norm_rope.rs`: keeps its table too.
     pub(crate) fn rms_norm_rope(&self, x: &Var, table: &Ghost) -> Var {
         let value = self.work(x.ghost.elements(), x.ghost.size());
         let (saved, ledger) = ((x.ghost.clone(), table.clone()), self.ledger().clone());
-        self.record(&[x], value, &[&x.ghost, table], |_| {
+        let value = self.record(&[x], value, &[&x.ghost, table], |_| {
             move |g| {
                 let dx = ledger.tensor(Component::Work, saved.0.elements(), saved.0.size());
                 drop((saved, g));
                 vec![Some(dx)]
             }
-        })
+        });
+        self.cheap(value)
     }
 
     /// cos and sin of the angles of `tokens`.
@@ -184,13 +225,14 @@ impl Tape {
     pub(crate) fn swiglu(&self, x: &Var) -> Var {
         let value = self.work(x.ghost.elements() / 2, x.ghost.size());
         let (saved, ledger) = (x.ghost.clone(), self.ledger().clone());
-        self.record(&[x], value, &[&x.ghost], |_| {
+        let value = self.record(&[x], value, &[&x.ghost], |_| {
             move |g| {
                 let dx = ledger.tensor(Component::Work, saved.elements(), saved.size());
                 drop((saved, g));
                 vec![Some(dx)]
             }
-        })
+        });
+        self.cheap(value)
     }
 
     /// `ops/residual.rs`: x in float32 plus gated y, y in the activations' type.
@@ -236,43 +278,63 @@ impl Tape {
         let size = parts[0].ghost.size();
         let value = self.work(elements.iter().sum(), size);
         let ledger = self.ledger().clone();
-        self.record(parts, value, &[], |needs| {
+        let value = self.record(parts, value, &[], |needs| {
             move |g| {
                 let pieces: Vec<Ghost> = elements.iter().map(|&n| ledger.tensor(Component::Work, n, size)).collect();
                 drop(g);
                 pieces.into_iter().zip(needs).map(|(piece, need)| need.then_some(piece)).collect()
             }
+        });
+        if parts.iter().all(|part| part.is_made_again()) { self.cheap(value) } else { value }
+    }
+
+    /// `ops/layout.rs`: so many elements of x; all of them are x itself.
+    pub(crate) fn narrow(&self, x: &Var, elements: usize) -> Var {
+        let (all, size) = (x.ghost.elements(), x.ghost.size());
+        if elements == all {
+            return x.clone();
+        }
+        let (value, ledger) = (self.work(elements, size), self.ledger().clone());
+        self.record(&[x], value, &[], |_| {
+            move |g| {
+                let _zeros = ledger.tensor(Component::Work, all - elements, size);
+                let whole = ledger.tensor(Component::Work, all, size);
+                drop(g);
+                vec![Some(whole)]
+            }
         })
     }
 
     /// `ops/attention.rs`: q, k, v of `heads` heads of `width` elements.
-    pub(crate) fn attention(&self, m: Machine, [q, k, v]: [&Var; 3], rows: Rows, heads: usize, width: usize) -> Var {
-        let Rows { batch, tokens } = rows;
+    pub(crate) fn attention(&self, m: Machine, [q, k, v]: [&Var; 3], batch: usize, heads: usize, width: usize) -> Var {
+        let tokens = |x: &Var| x.ghost.elements() / (batch * heads * width).max(1);
+        let (queries, keys) = (tokens(q), tokens(k));
         let threads = m.threads.min(batch * heads);
-        let scores = 2.0 * (batch * heads * width) as f64 * (tokens * tokens) as f64;
-        let panel = tokens.next_multiple_of(PANEL) * width.next_multiple_of(PANEL) * m.size;
-        let value = self.work(rows.count() * heads * width, m.size);
-        let lse = self.ledger().buffer(Component::Work, batch * heads * tokens * 4);
-        self.ledger().scratch(threads * (2 * panel + CHUNK.min(tokens) * tokens * (4 + m.size)));
+        let scores = 2.0 * (batch * heads * width) as f64 * (queries * keys) as f64;
+        let panel = keys.next_multiple_of(PANEL) * width.next_multiple_of(PANEL) * m.size;
+        let value = self.work(q.ghost.elements(), m.size);
+        let lse = self.ledger().buffer(Component::Work, batch * heads * queries * 4);
+        self.ledger().scratch(threads * (2 * panel + CHUNK.min(queries) * keys * (4 + m.size)));
         self.ledger().compute(Operations { plain: 2.0 * scores, quantised: 0.0 });
-        let saved = [&q.ghost, &k.ghost, &v.ghost, &value, &lse].map(Ghost::clone);
-        let kept: Vec<&Ghost> = saved.iter().collect();
+        let saved = [q, k, v].map(Var::saved);
+        let made = [value.clone(), lse];
+        let kept: Vec<Ghost> = saved.iter().filter_map(Saved::kept).chain(&made).cloned().collect();
         let ledger = self.ledger().clone();
-        let held = saved.clone();
         let backward = move |g: Ghost| {
-            let gradients = [0, 1, 2].map(|i| ledger.tensor(Component::Work, held[i].elements(), held[i].size()));
-            let queries = QUERIES_PER_PASS.min(tokens);
-            let pass = queries.next_multiple_of(PANEL) * width.next_multiple_of(PANEL) * m.size;
-            let sums = 4 * width * (2 * tokens + queries) + 4 * tokens;
-            let probabilities = CHUNK.min(tokens) * queries * m.size;
+            let [q, k, v] = saved.map(|saved| saved.get(&ledger));
+            let gradients = [&q, &k, &v].map(|of| ledger.tensor(Component::Work, of.elements(), of.size()));
+            let in_pass = QUERIES_PER_PASS.min(queries);
+            let pass = in_pass.next_multiple_of(PANEL) * width.next_multiple_of(PANEL) * m.size;
+            let sums = 4 * width * (2 * keys + in_pass) + 4 * queries;
+            let probabilities = CHUNK.min(keys) * in_pass * m.size;
             // dS, and dS packed.
-            let ds = 2 * tokens * queries.next_multiple_of(PANEL) * m.size;
+            let ds = 2 * keys * in_pass.next_multiple_of(PANEL) * m.size;
             ledger.scratch(threads * (4 * pass + sums + ds + probabilities));
             ledger.compute(Operations { plain: 5.0 * scores, quantised: 0.0 });
-            drop((held, g));
+            drop((q, k, v, made, g));
             gradients.map(Some).to_vec()
         };
-        self.record(&[q, k, v], value, &kept, |_| backward)
+        self.record(&[q, k, v], value, &kept.iter().collect::<Vec<_>>(), |_| backward)
     }
 
     /// In another type.
@@ -310,7 +372,7 @@ impl Tape {
 }
 
 /// Counts a product `[rows, inner]` · `[inner, outputs]`.
-pub(crate) fn multiply(ledger: &super::ledger::Ledger, rows: usize, inner: usize, outputs: usize, quantised: bool) {
+pub(crate) fn multiply(ledger: &Ledger, rows: usize, inner: usize, outputs: usize, quantised: bool) {
     let operations = 2.0 * rows as f64 * inner as f64 * outputs as f64;
     ledger.compute(match quantised {
         true => Operations { quantised: operations, plain: 0.0 },

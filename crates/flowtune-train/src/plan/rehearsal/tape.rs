@@ -1,5 +1,5 @@
 //! The engine's tape over ghosts: what it keeps, when it frees, which blocks it computes again.
-//! What happens here must happen in `flowtune_engine::Tape`, and is compared with it in `tests/plan_memory.rs`.
+//! What happens here must happen in `flowtune_engine::Tape`, and is compared with it by `npm run bench -- plan`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -13,11 +13,53 @@ use super::ledger::{Component, Ghost, Ledger};
 pub(crate) struct Var {
     pub(crate) ghost: Ghost,
     slot: Option<usize>,
+    /// Whether a backward makes it again.
+    made_again: bool,
+}
+
+/// What a backward keeps of a value: itself, or nothing, and makes it again.
+#[derive(Debug, Clone)]
+pub(crate) enum Saved {
+    Value(Ghost),
+    Made { elements: usize, size: usize },
+}
+
+impl Saved {
+    /// The value.
+    pub(crate) fn get(&self, ledger: &Ledger) -> Ghost {
+        match self {
+            Self::Value(ghost) => ghost.clone(),
+            Self::Made { elements, size } => ledger.tensor(Component::Work, *elements, *size),
+        }
+    }
+
+    /// What is in memory for it.
+    pub(crate) fn kept(&self) -> Option<&Ghost> {
+        match self {
+            Self::Value(ghost) => Some(ghost),
+            Self::Made { .. } => None,
+        }
+    }
 }
 
 impl Var {
     pub(crate) fn constant(ghost: Ghost) -> Self {
-        Self { ghost, slot: None }
+        Self::at(None, ghost)
+    }
+
+    fn at(slot: Option<usize>, ghost: Ghost) -> Self {
+        Self { ghost, slot, made_again: false }
+    }
+
+    pub(crate) fn saved(&self) -> Saved {
+        match self.made_again {
+            true => Saved::Made { elements: self.ghost.elements(), size: self.ghost.size() },
+            false => Saved::Value(self.ghost.clone()),
+        }
+    }
+
+    pub(crate) fn is_made_again(&self) -> bool {
+        self.made_again
     }
 
     pub(crate) fn is_tracked(&self) -> bool {
@@ -60,13 +102,15 @@ pub(crate) struct Tape {
     record: Option<RefCell<Record>>,
     keep: Keep,
     largest: Cell<usize>,
+    lean: Cell<bool>,
     saw_trainable: Cell<bool>,
 }
 
 impl Tape {
     pub(crate) fn keeping(ledger: &Ledger, keep: Keep) -> Self {
-        let record = Some(RefCell::default());
-        Self { ledger: ledger.clone(), record, keep, largest: Cell::new(0), saw_trainable: Cell::new(false) }
+        let (record, lean) = (Some(RefCell::default()), Cell::new(false));
+        let ledger = ledger.clone();
+        Self { ledger, record, keep, largest: Cell::new(0), lean, saw_trainable: Cell::new(false) }
     }
 
     pub(crate) fn inference(ledger: &Ledger) -> Self {
@@ -84,12 +128,12 @@ impl Tape {
             let Record { slots, params, .. } = &mut *record.borrow_mut();
             *params.entry(id).or_insert_with(|| next(slots))
         });
-        Var { ghost: ghost.clone(), slot }
+        Var::at(slot, ghost.clone())
     }
 
     fn leaf(&self, ghost: Ghost) -> Var {
         let slot = self.record.as_ref().map(|record| next(&mut record.borrow_mut().slots));
-        Var { ghost, slot }
+        Var::at(slot, ghost)
     }
 
     /// Records an operation with one output, if one of its inputs is tracked. `kept` are marked as activations.
@@ -126,13 +170,17 @@ impl Tape {
         self.push(inputs.iter().map(|v| v.slot).collect(), values, run)
     }
 
+    /// `value` as one that costs little to make again.
+    pub(super) fn cheap(&self, value: Var) -> Var {
+        Var { made_again: self.lean.get() && value.is_tracked(), ..value }
+    }
+
     fn push(&self, inputs: Vec<Option<usize>>, values: Vec<Ghost>, backward: Backward) -> Vec<Var> {
         let Some(record) = &self.record else {
             return values.into_iter().map(Var::constant).collect();
         };
         let record = &mut *record.borrow_mut();
-        let vars: Vec<Var> =
-            values.into_iter().map(|ghost| Var { ghost, slot: Some(next(&mut record.slots)) }).collect();
+        let vars: Vec<Var> = values.into_iter().map(|ghost| Var::at(Some(next(&mut record.slots)), ghost)).collect();
         record.nodes.push(Node { inputs, outputs: vars.iter().filter_map(|v| v.slot).collect(), backward });
         vars
     }
@@ -144,7 +192,9 @@ impl Tape {
     {
         if self.record.is_none() || self.keeps_next() {
             let before = self.ledger.tensor_bytes();
+            self.lean.set(self.is_short());
             let outputs = f(self, inputs);
+            self.lean.set(false);
             self.largest.set(self.largest.get().max(self.ledger.tensor_bytes().saturating_sub(before)));
             return outputs;
         }
@@ -158,9 +208,13 @@ impl Tape {
         let slots = inputs.iter().map(|v| v.slot).collect();
         let saved = inputs.to_vec();
         saved.iter().for_each(|v| v.ghost.becomes(Component::Activations));
-        let ledger = self.ledger.clone();
-        let run: Backward = Box::new(move |gradients, sink| recompute(&ledger, &f, &saved, gradients, sink));
+        let (ledger, lean) = (self.ledger.clone(), self.is_short());
+        let run: Backward = Box::new(move |gradients, sink| recompute(&ledger, &f, &saved, lean, gradients, sink));
         self.push(slots, values, run)
+    }
+
+    fn is_short(&self) -> bool {
+        matches!(self.keep, Keep::Within(_))
     }
 
     fn keeps_next(&self) -> bool {
@@ -219,6 +273,7 @@ fn recompute<F>(
     ledger: &Ledger,
     f: &F,
     saved: &[Var],
+    lean: bool,
     output_gradients: Vec<Option<Ghost>>,
     sink: &mut Gradients,
 ) -> Vec<Option<Ghost>>
@@ -226,6 +281,7 @@ where
     F: Fn(&Tape, &[Var]) -> Vec<Var>,
 {
     let tape = Tape::keeping(ledger, Keep::Inputs);
+    tape.lean.set(lean);
     let inputs: Vec<Var> = saved
         .iter()
         .map(|v| if v.is_tracked() { tape.leaf(v.ghost.clone()) } else { Var::constant(v.ghost.clone()) })

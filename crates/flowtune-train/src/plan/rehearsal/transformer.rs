@@ -8,7 +8,7 @@ use flowtune_engine::{DType, NF4_BLOCK};
 use flowtune_models::transformer::{Flux2Config, WeightShape};
 
 use super::ledger::{Component, Ghost, Ledger};
-use super::ops::{Adapter, Kind, Layer, Machine, Rows};
+use super::ops::{Adapter, Kind, Layer, Machine, Part};
 use super::step::Denoising;
 use super::tape::{Tape, Var};
 
@@ -78,8 +78,8 @@ impl Transformer {
         let modulation = |name: &str| linear(&activated, &format!("{name}.linear"), batch);
         let image = linear(&cast(latents), "x_embedder", batch * s.image);
         let text = linear(&cast(text), "context_embedder", batch * s.text);
-        let rows = Rows { batch, tokens: s.image + s.text };
-        let table = tape.rope_table(rows.tokens, self.config.attention_head_dim);
+        let tokens = s.image + s.text;
+        let table = tape.rope_table(tokens, self.config.attention_head_dim);
         let mut state = vec![image, text];
         let streams = [modulation("double_stream_modulation_img"), modulation("double_stream_modulation_txt")];
         for i in 0..self.config.num_layers {
@@ -90,11 +90,12 @@ impl Transformer {
         state = vec![tape.cat(&[&state[1], &state[0]])];
         let single = modulation("single_stream_modulation");
         for i in 0..self.config.num_single_layers {
-            let block = SingleBlock::of(self, i, rows, table.clone());
+            let asked = if i + 1 == self.config.num_single_layers { s.image } else { tokens };
+            let block = SingleBlock::of(self, i, batch, tokens, asked, table.clone());
             state.push(single.clone());
             state = tape.checkpoint(&state, move |tape, v| block.forward(tape, v));
         }
-        let image = tape.split(&state[0], &[batch * s.text * dim, batch * s.image * dim]).remove(1);
+        let image = tape.narrow(&state[0], batch * s.image * dim);
         let normed = tape.layer_norm_modulate(&image, &modulation("norm_out"), m);
         linear(&normed, "proj_out", batch * s.image)
     }
@@ -188,9 +189,7 @@ impl DoubleBlock {
         let q = tape.cat(&[&qt, &qi]);
         let k = tape.cat(&[&kt, &ki]);
         let v = tape.cat(&[&vt, &vi]);
-        let tokens = self.sequence.image + self.sequence.text;
-        let rows = Rows { batch: self.batch, tokens };
-        let attention = tape.attention(m, [&q, &k, &v], rows, self.heads, self.width);
+        let attention = tape.attention(m, [&q, &k, &v], self.batch, self.heads, self.width);
         let parts = tape.split(&attention, &[text.ghost.elements(), image.ghost.elements()]);
         let text = self.text.finish(tape, text, &parts[0], of_text);
         let image = self.image.finish(tape, image, &parts[1], of_image);
@@ -204,13 +203,16 @@ struct SingleBlock {
     heads: usize,
     width: usize,
     mlp: usize,
-    rows: Rows,
+    batch: usize,
+    tokens: usize,
+    asked: usize,
     table: Ghost,
     m: Machine,
 }
 
 impl SingleBlock {
-    fn of(t: &Transformer, block: usize, rows: Rows, table: Ghost) -> Self {
+    /// That makes `asked` of its tokens.
+    fn of(t: &Transformer, block: usize, batch: usize, tokens: usize, asked: usize, table: Ghost) -> Self {
         let attn = format!("single_transformer_blocks.{block}.attn");
         Self {
             qkv_mlp: t.layer(&format!("{attn}.to_qkv_mlp_proj")),
@@ -218,23 +220,31 @@ impl SingleBlock {
             heads: t.config.num_attention_heads,
             width: t.config.attention_head_dim,
             mlp: t.config.mlp_dim(),
-            rows,
+            batch,
+            tokens,
+            asked,
             table,
             m: t.machine,
         }
     }
 
     fn forward(&self, tape: &Tape, inputs: &[Var]) -> Vec<Var> {
-        let (x, modulation, rows) = (&inputs[0], &inputs[1], self.rows.batch * self.rows.tokens);
+        let (x, modulation) = (&inputs[0], &inputs[1]);
+        let [rows, asked] = [self.tokens, self.asked].map(|tokens| self.batch * tokens);
         let normed = tape.layer_norm_modulate(x, modulation, self.m);
-        let all = tape.linear(self.m, &normed, &self.qkv_mlp, rows, self.m.size);
-        let dim = x.ghost.elements();
-        let parts = tape.split(&all, &[dim, dim, dim, 2 * self.mlp * rows]);
-        let q = tape.rms_norm_rope(&parts[0], &self.table);
+        let dim = self.heads * self.width;
+        let part = |outputs: usize, rows: usize| Part { outputs, rows };
+        let parts = [part(dim, asked), part(dim, rows), part(dim, rows), part(2 * self.mlp, asked)];
+        let parts = tape.linear_parts(self.m, &[&normed], &self.qkv_mlp, rows, &parts);
+        let of_asked = match asked == rows {
+            true => self.table.clone(),
+            false => tape.rope_table(self.asked, self.width),
+        };
+        let q = tape.rms_norm_rope(&parts[0], &of_asked);
         let k = tape.rms_norm_rope(&parts[1], &self.table);
-        let attention = tape.attention(self.m, [&q, &k, &parts[2]], self.rows, self.heads, self.width);
-        let joined = tape.cat(&[&attention, &tape.swiglu(&parts[3])]);
-        let out = tape.linear(self.m, &joined, &self.out, rows, self.m.size);
-        vec![tape.gated_residual(x, modulation, &out)]
+        let attention = tape.attention(self.m, [&q, &k, &parts[2]], self.batch, self.heads, self.width);
+        let hidden = tape.swiglu(&parts[3]);
+        let out = tape.linear_parts(self.m, &[&attention, &hidden], &self.out, asked, &[part(dim, asked)]).remove(0);
+        vec![tape.gated_residual(&tape.narrow(x, asked * dim), modulation, &out)]
     }
 }

@@ -10,7 +10,7 @@ use crate::dtype::Stored;
 ///
 /// The parts of each row lie side by side, a left factor's as `r r s` and a right factor's as `r s r`: one product over all
 /// of them sums r·r + r·s + s·r.
-pub(super) struct Parts<T> {
+pub(super) struct Roundings<T> {
     data: Vec<T>,
     /// Elements of a row of one part.
     width: usize,
@@ -23,7 +23,7 @@ pub(super) enum Factor {
     Right,
 }
 
-impl<T: Stored> Parts<T> {
+impl<T: Stored> Roundings<T> {
     /// Parts that make a matrix.
     const COUNT: usize = if size_of::<T>() < size_of::<T::Compute>() { 2 } else { 1 };
     /// Parts that lie side by side.
@@ -81,7 +81,7 @@ fn split<T: Stored>(x: &[T::Compute], out: &mut [T], factor: Factor) {
 
 /// The sum of the parts of each row, of `width` each.
 pub(super) fn joined<T: Stored>(x: Vec<T::Compute>, width: usize) -> Vec<T::Compute> {
-    if Parts::<T>::COUNT == 1 {
+    if Roundings::<T>::COUNT == 1 {
         return x;
     }
     parallel::fill(
@@ -99,14 +99,14 @@ pub(super) fn joined<T: Stored>(x: Vec<T::Compute>, width: usize) -> Vec<T::Comp
 
 #[cfg(test)]
 mod tests {
-    use super::{Factor, Parts, joined};
+    use super::{Factor, Roundings, joined};
     use half::bf16;
 
     const X: [f32; 6] = [1.000_123, -3.301_592_7, 0.0, 1e-3, 77.77, -0.5];
 
     #[test]
     fn two_of_bfloat16_make_sixteen_bits() {
-        let parts = Parts::<bf16>::of(&X, 3, Factor::Right);
+        let parts = Roundings::<bf16>::of(&X, 3, Factor::Right);
         let once = parts.once();
         assert_eq!((once.rows(), once.cols(), parts.all().cols(), parts.rounded().cols()), (2, 6, 9, 3));
         let values = (0..2).flat_map(|i| once.row(i)).map(|x| x.to_f32()).collect();
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_product_of_all_leaves_out_the_remainders_alone() {
-        let (left, right) = (Parts::<bf16>::of(&X, 6, Factor::Left), Parts::<bf16>::of(&X, 6, Factor::Right));
+        let (left, right) = (Roundings::<bf16>::of(&X, 6, Factor::Left), Roundings::<bf16>::of(&X, 6, Factor::Right));
         let products = left.all().row(0).iter().zip(right.all().row(0)).map(|(a, b)| a.to_f64() * b.to_f64());
         let (got, want) = (products.sum::<f64>(), X.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>());
         // With |s| ≤ 2⁻⁸|x|: s·s is left out, and twice x times the rounding of s.
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn float32_is_itself() {
-        let parts = Parts::<f32>::of(&X, 2, Factor::Left);
+        let parts = Roundings::<f32>::of(&X, 2, Factor::Left);
         assert_eq!((parts.all().cols(), parts.rounded().cols()), (2, 2));
         assert_eq!(joined::<f32>(X.to_vec(), 2), X);
     }
