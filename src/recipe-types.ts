@@ -194,7 +194,7 @@ export interface TrainRecipe {
   activationCheckpointing?: boolean
   /**
    * Instead of all or none: keep the activations of as many blocks as fit while tensors take at most this many gigabytes
-   * (10⁹ bytes), weights and optimizer included, and recompute the others.
+   * (10⁹ bytes), weights and optimizer included, and recompute the others. Of what is kept, what is cheap is recomputed too.
    */
   memoryBudget?: number
   /** Begin even where the run is planned to take more memory than there is. Default false: it is refused. */

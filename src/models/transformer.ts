@@ -114,7 +114,7 @@ export class Flux2Transformer {
   activationCheckpointing = true
   /**
    * Instead of all or none: keep the activations of as many blocks as fit while all tensors of the process take at most this
-   * many gigabytes (10⁹ bytes), and recompute the others.
+   * many gigabytes (10⁹ bytes), and recompute the others. Of what is kept, what is cheap is recomputed too.
    */
   memoryBudget?: number
   readonly #handle: NativeTransformer

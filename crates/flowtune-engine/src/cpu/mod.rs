@@ -9,3 +9,4 @@ pub(crate) mod parallel;
 pub(crate) mod product;
 pub(crate) mod simd;
 pub(crate) mod strided;
+mod team;

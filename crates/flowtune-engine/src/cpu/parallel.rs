@@ -1,13 +1,14 @@
-//! Row loops over the thread pool. Work is cut by a fixed grain, never by the number of threads, so sums come
+//! Row loops over all threads. Work is cut by a fixed grain, never by the number of threads, so sums come
 //! out the same on every machine.
 
 use std::cell::Cell;
-use std::sync::{Mutex, PoisonError};
-
-use rayon::prelude::*;
+use std::num::NonZero;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::available_parallelism;
 
 use crate::cpu::memory::unfilled;
 use crate::cpu::simd::vectorised;
+use crate::cpu::team;
 use crate::dtype::Stored;
 use crate::error::{Error, Result};
 
@@ -16,9 +17,7 @@ thread_local! {
 }
 
 /// Runs `f` with the engine's loops and products on the calling thread, with the same results. For threads that must not
-/// wait: the pool may be busy with another thread's training step, and work that enters it queues behind that.
-///
-/// Covers what scripts compute with: everything but attention, the text encoders and the optimizers.
+/// wait for others, however busy the machine is.
 pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
     let before = STAY.replace(true);
     let _restore = Restore(before);
@@ -47,17 +46,49 @@ pub(crate) fn stays() -> bool {
 pub fn set_num_threads(count: usize) -> Result<()> {
     static SET: Mutex<bool> = Mutex::new(false);
     let mut set = SET.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*set {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flowtune-{i}"));
-        pool.build_global().map_err(|_| Error::Tape("the number of threads must be set before the first operation"))?;
-        *set = true;
+    if *set {
+        return Ok(());
     }
+    // rayon's pool prepares data.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("flowtune-data-{i}"));
+    if pool.build_global().is_err() || THREADS.set(count.max(1)).is_err() {
+        return Err(Error::Tape("the number of threads must be set before the first operation"));
+    }
+    *set = true;
     Ok(())
 }
 
+static THREADS: OnceLock<usize> = OnceLock::new();
+
 /// Threads of the engine.
 pub fn num_threads() -> usize {
-    rayon::current_num_threads()
+    *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZero::get))
+}
+
+/// f(i) for all i below `count`, by the calling thread and those that help it.
+pub(crate) fn tasks(count: usize, f: impl Fn(usize) + Sync) {
+    if count < 2 || num_threads() < 2 || stays() {
+        return (0..count).for_each(f);
+    }
+    team::run(count, num_threads() - 1, &f);
+}
+
+/// f(i, item i) for all items, as [`tasks`].
+pub(crate) fn each<T: Send>(items: Vec<T>, f: impl Fn(usize, T) + Sync) {
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    tasks(items.len(), |i| {
+        let item = items[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(item) = item {
+            f(i, item);
+        }
+    });
+}
+
+/// f of all items, in their order, as [`tasks`].
+pub(crate) fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let mut out: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    each(out.iter_mut().zip(items).collect(), |_, (out, item)| *out = Some(f(item)));
+    out.into_iter().flatten().collect()
 }
 
 /// Elements below which a loop is not worth another thread.
@@ -71,7 +102,7 @@ fn grain_rows(row: usize) -> usize {
 /// f(i, row i of `out`) for all rows of `out`.
 pub(crate) fn rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let step = grain_rows(row);
-    let piece = |(chunk, out): (usize, &mut [T])| {
+    let piece = |chunk: usize, out: &mut [T]| {
         vectorised(
             #[inline(always)]
             || {
@@ -82,9 +113,9 @@ pub(crate) fn rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mut [T
         );
     };
     if stays() || out.len() <= step * row.max(1) {
-        return out.chunks_mut(step * row.max(1)).enumerate().for_each(piece);
+        return out.chunks_mut(step * row.max(1)).enumerate().for_each(|(i, out)| piece(i, out));
     }
-    out.par_chunks_mut(step * row.max(1)).enumerate().for_each(piece);
+    each(out.chunks_mut(step * row.max(1)).collect(), piece);
 }
 
 /// f(i, item i) for all items, each of which stands for `row` elements.
@@ -98,7 +129,12 @@ pub(crate) fn items<T: Send>(items: Vec<T>, row: usize, f: impl Fn(usize, T) + S
     if stays() || items.len() * row <= GRAIN {
         return items.into_iter().enumerate().for_each(work);
     }
-    items.into_par_iter().with_min_len(grain_rows(row)).enumerate().for_each(work);
+    let step = grain_rows(row);
+    let (mut items, mut groups) = (items.into_iter(), Vec::new());
+    while items.len() > 0 {
+        groups.push(items.by_ref().take(step).collect::<Vec<_>>());
+    }
+    each(groups, |group, items| items.into_iter().enumerate().for_each(|(i, item)| work((group * step + i, item))));
 }
 
 /// Σ over `rows` rows of what `f` adds to a vector of `width`: pieces in parallel, summed in order.
@@ -117,11 +153,7 @@ pub(crate) fn sum_rows<T: crate::dtype::Real>(rows: usize, width: usize, f: impl
         acc
     };
     let count = rows.div_ceil(step);
-    let pieces: Vec<Vec<T>> = match stays() {
-        true => (0..count).map(piece).collect(),
-        false => (0..count).into_par_iter().map(piece).collect(),
-    };
-    pieces
+    map((0..count).collect(), piece)
         .into_iter()
         .reduce(|mut a, b| {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);

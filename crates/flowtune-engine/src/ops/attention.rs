@@ -3,12 +3,12 @@
 
 use candle_core::Tensor as Twin;
 use num_traits::{Float, One, Zero};
-use rayon::prelude::*;
 
 use crate::cpu::gemm::Multiply;
 use crate::cpu::lanes;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
+use crate::cpu::parallel;
 use crate::cpu::product::{Panels, Term};
 use crate::cpu::simd::vectorised;
 use crate::device::{self, Kernels};
@@ -128,15 +128,11 @@ fn multiply<T: Multiply, O: Stored<Compute = T::Compute>>(
 fn forward<T: Multiply>(q: &Tensor, k: &Tensor, v: &Tensor, d: Dims) -> Result<(Tensor, Vec<Vec<T::Compute>>)> {
     let (qs, ks, vs) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let mut out = unfilled::<T>(q.len());
-    let lse = heads_mut(&mut out, d.queries, d)
-        .into_par_iter()
-        .with_max_len(1)
-        .enumerate()
-        .map(|(at, out)| {
-            let (k, v) = (head(ks, d.keys, at, d), head(vs, d.keys, at, d));
-            head_forward(head(qs, d.queries, at, d), k, v, d.scale(), out)
-        })
-        .collect();
+    let mut lse = vec![Vec::new(); d.batch * d.heads];
+    parallel::each(heads_mut(&mut out, d.queries, d).into_iter().zip(&mut lse).collect(), |at, (out, lse)| {
+        let (k, v) = (head(ks, d.keys, at, d), head(vs, d.keys, at, d));
+        *lse = head_forward(head(qs, d.queries, at, d), k, v, d.scale(), out);
+    });
     Ok((Tensor::new(out, &[d.batch, d.queries, d.stride()]), lse))
 }
 
@@ -195,10 +191,10 @@ fn backward<T: Multiply>(
     let (os, gs) = (out.as_slice::<T>()?, g.as_slice::<T>()?);
     let (mut dq, mut dk, mut dv) = (unfilled::<T>(q.len()), unfilled::<T>(k.len()), unfilled::<T>(v.len()));
     let gradients = heads_mut(&mut dq, d.queries, d)
-        .into_par_iter()
+        .into_iter()
         .zip(heads_mut(&mut dk, d.keys, d))
         .zip(heads_mut(&mut dv, d.keys, d));
-    gradients.with_max_len(1).enumerate().for_each(|(at, ((dq, dk), dv))| {
+    parallel::each(gradients.collect(), |at, ((dq, dk), dv)| {
         let (q, k, v) = (head(qs, d.queries, at, d), head(ks, d.keys, at, d), head(vs, d.keys, at, d));
         let (o, g) = (head(os, d.queries, at, d), head(gs, d.queries, at, d));
         Head { q, k, v, o, g, lse: &lse[at], scale: d.scale() }.backward(dq, dk, dv);

@@ -1,7 +1,5 @@
 //! Attention for text encoders and the VAE, forward only: grouped queries, a causal or no mask, padded keys.
 
-use rayon::prelude::*;
-
 use super::rope::RopeTable;
 use crate::cpu::gemm::{Multiply, gemm};
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
@@ -101,19 +99,20 @@ fn forward<T: Real + Multiply>(
     let (q, k, v) = (q.as_slice::<T>()?, k.as_slice::<T>()?, v.as_slice::<T>()?);
     let width = d.heads * d.head_dim;
     let mut out = vec![T::zero(); d.batch * d.tokens * width];
-    out.par_chunks_mut((d.tokens * width).max(1)).enumerate().for_each(|(b, out)| {
+    let mut chunks = Vec::new();
+    for (b, out) in out.chunks_mut((d.tokens * width).max(1)).enumerate() {
+        chunks.extend(out.chunks_mut(QUERY_CHUNK * width).enumerate().map(|(i, out)| (b, i * QUERY_CHUNK, out)));
+    }
+    parallel::each(chunks, |_, (b, start, out)| {
         let q = &q[b * d.tokens * width..][..d.tokens * width];
         let kv = d.keys * d.kv_heads * d.head_dim;
         let sample = Sample { q, k: &k[b * kv..][..kv], v: &v[b * kv..][..kv], mask: mask.map(|m| &m[b * d.keys..]) };
-        out.par_chunks_mut(QUERY_CHUNK * width).enumerate().for_each(|(chunk, out)| {
-            let start = chunk * QUERY_CHUNK;
-            let rows = out.len() / width;
-            let seen = if causal { start + rows } else { d.keys };
-            let mut scores = vec![T::zero(); rows * seen];
-            for head in 0..d.heads {
-                sample.head(head, start, causal, &mut scores, out, d);
-            }
-        });
+        let rows = out.len() / width;
+        let seen = if causal { start + rows } else { d.keys };
+        let mut scores = vec![T::zero(); rows * seen];
+        for head in 0..d.heads {
+            sample.head(head, start, causal, &mut scores, out, d);
+        }
     });
     Ok(Tensor::new(out, &[d.batch, d.tokens, width]))
 }

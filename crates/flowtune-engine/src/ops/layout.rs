@@ -60,7 +60,7 @@ impl Tape {
         let value = self.record(parts, value, |needs| {
             move |g: Tensor| Ok(cut(&g, &sizes)?.into_iter().zip(needs).map(|(g, n)| n.then_some(g)).collect())
         });
-        if !parts.iter().all(|part| part.is_made_again()) {
+        if !parts.iter().any(|part| part.is_made_again()) {
             return Ok(value);
         }
         let saved: Vec<Saved> = parts.iter().map(|part| part.saved()).collect();

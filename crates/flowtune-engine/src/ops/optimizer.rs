@@ -1,7 +1,6 @@
 //! What optimizers do to flat `f32` buffers, in place.
 
-use rayon::prelude::*;
-
+use crate::cpu::parallel;
 use crate::cpu::simd::vectorised;
 use crate::device;
 use crate::error::{Result, shape_error};
@@ -79,22 +78,19 @@ pub fn adamw_step(
     }
     let g = gradient.as_slice::<f32>()?;
     let (w, m, v) = (weight.as_mut_slice::<f32>()?, first.as_mut_slice::<f32>()?, second.as_mut_slice::<f32>()?);
-    w.par_chunks_mut(CHUNK)
-        .zip(m.par_chunks_mut(CHUNK))
-        .zip(v.par_chunks_mut(CHUNK))
-        .zip(g.par_chunks(CHUNK))
-        .for_each(|(((w, m), v), g)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
-                        *m += s.one_minus_beta1 * (g - *m);
-                        *v = *v * s.beta2 + s.one_minus_beta2 * g * g;
-                        *w = *w * s.decay - s.step_size * *m / (v.sqrt() * s.inverse_root + s.eps);
-                    }
-                },
-            );
-        });
+    let chunks = w.chunks_mut(CHUNK).zip(m.chunks_mut(CHUNK)).zip(v.chunks_mut(CHUNK)).zip(g.chunks(CHUNK));
+    parallel::each(chunks.collect(), |_, (((w, m), v), g)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+                    *m += s.one_minus_beta1 * (g - *m);
+                    *v = *v * s.beta2 + s.one_minus_beta2 * g * g;
+                    *w = *w * s.decay - s.step_size * *m / (v.sqrt() * s.inverse_root + s.eps);
+                }
+            },
+        );
+    });
     Ok(())
 }
 
@@ -110,15 +106,12 @@ pub fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
 }
 
 fn squares_of(x: &[f32]) -> f64 {
-    let pieces: Vec<f64> = x
-        .par_chunks(CHUNK)
-        .map(|c| {
-            vectorised(
-                #[inline(always)]
-                || squares(c),
-            )
-        })
-        .collect();
+    let pieces = parallel::map(x.chunks(CHUNK).collect(), |c| {
+        vectorised(
+            #[inline(always)]
+            || squares(c),
+        )
+    });
     pieces.into_iter().sum()
 }
 
@@ -145,6 +138,7 @@ pub fn scale_in_place(x: &mut Tensor, factor: f32) -> Result<()> {
         *x = device::made(on, twin * f64::from(factor))?;
         return Ok(());
     }
-    x.as_mut_slice::<f32>()?.par_chunks_mut(CHUNK).for_each(|c| c.iter_mut().for_each(|x| *x *= factor));
+    let chunks = x.as_mut_slice::<f32>()?.chunks_mut(CHUNK).collect();
+    parallel::each(chunks, |_, c: &mut [f32]| c.iter_mut().for_each(|x| *x *= factor));
     Ok(())
 }

@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::Side;
 use crate::cpu::memory;
 use crate::cpu::parallel;
@@ -49,7 +47,10 @@ impl Nf4 {
     /// Rounds a matrix; the largest element of each block becomes ±1 times its scale.
     pub(crate) fn quantised<T: Stored<Compute = f32>>(x: &[T], cols: usize) -> Self {
         let largest = |block: &[T]| block.iter().fold(0f32, |most, x| most.max(x.load().abs()));
-        let scales: Vec<f32> = x.par_chunks(NF4_BLOCK).map(largest).collect();
+        let scales = parallel::fill(x.len().div_ceil(NF4_BLOCK), 1, |block, out: &mut [f32]| {
+            let from = &x[block * NF4_BLOCK..];
+            out[0] = largest(&from[..NF4_BLOCK.min(from.len())]);
+        });
         let mut codes = memory::unfilled::<u8>(x.len().div_ceil(2));
         parallel::rows(
             &mut codes,

@@ -277,7 +277,7 @@ pub struct TrainRecipe {
     #[serde(default = "yes")]
     pub activation_checkpointing: bool,
     /// Instead of all or none: keep the activations of as many blocks as fit while tensors take at most this many gigabytes
-    /// (10⁹ bytes), weights and optimizer included, and recompute the others.
+    /// (10⁹ bytes), weights and optimizer included, and recompute the others. Of what is kept, what is cheap is recomputed too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<f64>,
     /// Begin even where the run is planned to take more memory than there is.

@@ -13,7 +13,6 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory;
@@ -226,7 +225,7 @@ fn sums_by<K: Kind>(
     };
     match serial {
         true => (0..chunks).for_each(task),
-        false => (0..chunks * parts).into_par_iter().with_max_len(1).for_each(task),
+        false => parallel::tasks(chunks * parts, task),
     }
 }
 
@@ -243,7 +242,7 @@ fn extents<K: Kind>(terms: &[TermOf<K>]) -> (usize, usize) {
 fn row_parts(m: usize, n: usize) -> usize {
     const PIECES_PER_THREAD: usize = 2;
     const ROWS_WORTH_PACKING_FOR: usize = 96;
-    let wanted = (PIECES_PER_THREAD * rayon::current_num_threads()).div_ceil(n.div_ceil(NC));
+    let wanted = (PIECES_PER_THREAD * parallel::num_threads()).div_ceil(n.div_ceil(NC));
     wanted.clamp(1, (m / ROWS_WORTH_PACKING_FOR).max(1))
 }
 

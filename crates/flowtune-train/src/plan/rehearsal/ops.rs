@@ -134,7 +134,7 @@ impl Tape {
         let keeps_x = kind == Kind::Trained || adapter.is_some();
         let saved: Vec<Saved> = xs.iter().filter(|_| keeps_x).map(|x| x.saved()).collect();
         let buffers = adapter.iter().map(|(_, xa)| xa);
-        let kept: Vec<Ghost> = saved.iter().filter_map(Saved::kept).chain(buffers).cloned().collect();
+        let kept: Vec<Ghost> = saved.iter().flat_map(Saved::kept).chain(buffers).cloned().collect();
         let of_xs: Vec<(usize, usize)> = xs.iter().map(|x| (x.ghost.elements(), x.ghost.size())).collect();
         let parts = parts.to_vec();
         self.record_many(&inputs_of, values, &kept.iter().collect::<Vec<_>>(), |needs| {
@@ -199,7 +199,7 @@ impl Tape {
                 vec![dx, needs[1].then(|| ledger.tensor(Component::Work, parameters, 4))]
             }
         });
-        self.cheap(value)
+        self.cheap(value, Vec::new())
     }
 
     /// `ops/norm_rope.rs`: keeps its table too.
@@ -213,7 +213,7 @@ impl Tape {
                 vec![Some(dx)]
             }
         });
-        self.cheap(value)
+        self.cheap(value, Vec::new())
     }
 
     /// cos and sin of the angles of `tokens`.
@@ -232,7 +232,7 @@ impl Tape {
                 vec![Some(dx)]
             }
         });
-        self.cheap(value)
+        self.cheap(value, Vec::new())
     }
 
     /// `ops/residual.rs`: x in float32 plus gated y, y in the activations' type.
@@ -285,7 +285,10 @@ impl Tape {
                 pieces.into_iter().zip(needs).map(|(piece, need)| need.then_some(piece)).collect()
             }
         });
-        if parts.iter().all(|part| part.is_made_again()) { self.cheap(value) } else { value }
+        match parts.iter().any(|part| part.is_made_again()) {
+            true => self.cheap(value, parts.iter().flat_map(|part| part.saved().kept().to_vec()).collect()),
+            false => value,
+        }
     }
 
     /// `ops/layout.rs`: so many elements of x; all of them are x itself.
@@ -318,7 +321,7 @@ impl Tape {
         self.ledger().compute(Operations { plain: 2.0 * scores, quantised: 0.0 });
         let saved = [q, k, v].map(Var::saved);
         let made = [value.clone(), lse];
-        let kept: Vec<Ghost> = saved.iter().filter_map(Saved::kept).chain(&made).cloned().collect();
+        let kept: Vec<Ghost> = saved.iter().flat_map(Saved::kept).chain(&made).cloned().collect();
         let ledger = self.ledger().clone();
         let backward = move |g: Ghost| {
             let [q, k, v] = saved.map(|saved| saved.get(&ledger));

@@ -13,15 +13,15 @@ use super::ledger::{Component, Ghost, Ledger};
 pub(crate) struct Var {
     pub(crate) ghost: Ghost,
     slot: Option<usize>,
-    /// Whether a backward makes it again.
-    made_again: bool,
+    /// If a backward makes it again: what is kept for that and for nothing else.
+    made_of: Option<Vec<Ghost>>,
 }
 
-/// What a backward keeps of a value: itself, or nothing, and makes it again.
+/// What a backward keeps of a value: itself, or what it is made of again.
 #[derive(Debug, Clone)]
 pub(crate) enum Saved {
     Value(Ghost),
-    Made { elements: usize, size: usize },
+    Made { elements: usize, size: usize, of: Vec<Ghost> },
 }
 
 impl Saved {
@@ -29,15 +29,15 @@ impl Saved {
     pub(crate) fn get(&self, ledger: &Ledger) -> Ghost {
         match self {
             Self::Value(ghost) => ghost.clone(),
-            Self::Made { elements, size } => ledger.tensor(Component::Work, *elements, *size),
+            Self::Made { elements, size, .. } => ledger.tensor(Component::Work, *elements, *size),
         }
     }
 
     /// What is in memory for it.
-    pub(crate) fn kept(&self) -> Option<&Ghost> {
+    pub(crate) fn kept(&self) -> &[Ghost] {
         match self {
-            Self::Value(ghost) => Some(ghost),
-            Self::Made { .. } => None,
+            Self::Value(ghost) => std::slice::from_ref(ghost),
+            Self::Made { of, .. } => of,
         }
     }
 }
@@ -48,18 +48,18 @@ impl Var {
     }
 
     fn at(slot: Option<usize>, ghost: Ghost) -> Self {
-        Self { ghost, slot, made_again: false }
+        Self { ghost, slot, made_of: None }
     }
 
     pub(crate) fn saved(&self) -> Saved {
-        match self.made_again {
-            true => Saved::Made { elements: self.ghost.elements(), size: self.ghost.size() },
-            false => Saved::Value(self.ghost.clone()),
+        match &self.made_of {
+            Some(of) => Saved::Made { elements: self.ghost.elements(), size: self.ghost.size(), of: of.clone() },
+            None => Saved::Value(self.ghost.clone()),
         }
     }
 
     pub(crate) fn is_made_again(&self) -> bool {
-        self.made_again
+        self.made_of.is_some()
     }
 
     pub(crate) fn is_tracked(&self) -> bool {
@@ -170,9 +170,10 @@ impl Tape {
         self.push(inputs.iter().map(|v| v.slot).collect(), values, run)
     }
 
-    /// `value` as one that costs little to make again.
-    pub(super) fn cheap(&self, value: Var) -> Var {
-        Var { made_again: self.lean.get() && value.is_tracked(), ..value }
+    /// `value` as one that costs little to make again, of these and of what is kept anyway.
+    pub(super) fn cheap(&self, value: Var, of: Vec<Ghost>) -> Var {
+        let made_of = (self.lean.get() && value.is_tracked()).then_some(of);
+        Var { made_of, ..value }
     }
 
     fn push(&self, inputs: Vec<Option<usize>>, values: Vec<Ghost>, backward: Backward) -> Vec<Var> {
