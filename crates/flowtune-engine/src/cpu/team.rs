@@ -64,7 +64,9 @@ const OPEN: usize = 1 << (usize::BITS - 1);
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    const FREE: Self = Self { taken: AtomicBool::new(false), state: AtomicUsize::new(0), work: UnsafeCell::new(None) };
+    const fn free() -> Self {
+        Self { taken: AtomicBool::new(false), state: AtomicUsize::new(0), work: UnsafeCell::new(None) }
+    }
 
     /// Runs `work` on this thread and on helpers that come while it runs; it ends when all have ended.
     fn share(&self, work: Work, wanted: usize) {
@@ -113,7 +115,7 @@ struct Team {
 }
 
 static TEAM: Team = Team {
-    slots: [const { Slot::FREE }; SLOTS],
+    slots: [const { Slot::free() }; SLOTS],
     calls: AtomicUsize::new(0),
     asleep: AtomicUsize::new(0),
     bed: Mutex::new(()),
@@ -147,8 +149,7 @@ impl Team {
     fn help(&self) {
         loop {
             let heard = self.calls.load(Ordering::SeqCst);
-            let helped = self.slots.iter().fold(false, |helped, slot| slot.help() || helped);
-            if !helped && !self.hears_more_than(heard) {
+            if !self.slots.iter().any(Slot::help) && !self.hears_more_than(heard) {
                 self.sleep(heard);
             }
         }

@@ -1,5 +1,6 @@
 //! Moves without arithmetic: reshape, split and join, pack and unpack.
 
+use crate::cpu::memory::unfilled;
 use crate::cpu::parallel;
 use crate::cpu::strided::{self, Walk, row_major};
 use crate::device::{self, composed};
@@ -108,11 +109,7 @@ impl Tape {
         let narrowed = [&shape[..dim], &[length], &shape[dim + 1..]].concat();
         let value = with_stored!(flat.dtype(), "narrow", T => cut_one::<T>(&flat, sizes[0], sizes[1]))?;
         Ok(self.record(&[x], value.reshape(&narrowed)?, |_| {
-            move |g: Tensor| {
-                let zeros = |size: usize| g.zeros_like(&[rows, size]);
-                let whole = join(&[zeros(sizes[0])?, g.reshape(&[rows, sizes[1]])?, zeros(sizes[2])?])?;
-                Ok(vec![Some(whole.reshape(&shape)?)])
-            }
+            move |g: Tensor| Ok(vec![Some(between_zeros(&g.reshape(&[rows, sizes[1]])?, sizes)?.reshape(&shape)?)])
         }))
     }
 
@@ -290,14 +287,8 @@ fn cut_one<T: Stored>(x: &Tensor, start: usize, size: usize) -> Result<Tensor> {
     }
     let width = x.last_dim();
     let xs = x.as_slice::<T>()?;
-    let out = parallel::fill(
-        xs.len() / width,
-        size,
-        #[inline(always)]
-        |i, out| {
-            out.copy_from_slice(&xs[i * width + start..][..size]);
-        },
-    );
+    let rows = xs.len() / width;
+    let out = assembled(rows, &[size], |i, _| Some(&xs[i * width + start..][..size]));
     let mut shape = x.shape().to_vec();
     shape.pop();
     shape.push(size);
@@ -314,19 +305,86 @@ fn join(parts: &[Tensor]) -> Result<Tensor> {
     if let Some((on, parts)) = device::all("cat_last", parts)? {
         return device::made(on, composed::join(&parts));
     }
-    let width: usize = parts.iter().map(Tensor::last_dim).sum();
-    let mut shape = lead.to_vec();
-    shape.push(width);
+    let sizes: Vec<usize> = parts.iter().map(Tensor::last_dim).collect();
+    let shape = [lead, &[sizes.iter().sum()]].concat();
     with_stored!(parts[0].dtype(), "cat_last", T => {
         let slices = parts.iter().map(Tensor::as_slice::<T>).collect::<Result<Vec<_>>>()?;
-        let out = parallel::fill(lead.iter().product(), width, #[inline(always)] |i, out| {
-            let mut at = 0;
-            for (part, slice) in parts.iter().zip(&slices) {
-                let size = part.last_dim();
-                out[at..at + size].copy_from_slice(&slice[i * size..][..size]);
-                at += size;
-            }
-        });
+        let out = assembled(lead.iter().product(), &sizes, |i, part| Some(&slices[part][i * sizes[part]..][..sizes[part]]));
         Ok(Tensor::new(out, &shape))
     })
+}
+
+/// Rows of x, `[rows, sizes[1]]`, with zeros before and behind them.
+fn between_zeros(x: &Tensor, sizes: [usize; 3]) -> Result<Tensor> {
+    let rows = x.dim(0);
+    if !x.device().is_cpu() {
+        return join(&[x.zeros_like(&[rows, sizes[0]])?, x.clone(), x.zeros_like(&[rows, sizes[2]])?]);
+    }
+    with_stored!(x.dtype(), "narrow", T => {
+        let xs = x.as_slice::<T>()?;
+        let out = assembled(rows, &sizes, |i, part| (part == 1).then(|| &xs[i * sizes[1]..][..sizes[1]]));
+        Ok(Tensor::new(out, &[rows, sizes.iter().sum()]))
+    })
+}
+
+/// Rows of pieces of `sizes`: `piece` gives a row's, or zeros. Of a sample's tokens there may be one row, and a long one:
+/// then all threads share it.
+fn assembled<'a, T: Stored>(
+    rows: usize,
+    sizes: &[usize],
+    piece: impl Fn(usize, usize) -> Option<&'a [T]> + Sync,
+) -> Vec<T> {
+    const FEW: usize = 16;
+    const SHARE: usize = 1 << 14;
+    let width: usize = sizes.iter().sum();
+    let put = |out: &mut [T], from: Option<&[T]>| match from {
+        Some(from) => out.copy_from_slice(from),
+        None => out.fill(T::default()),
+    };
+    if rows >= FEW {
+        return parallel::fill(
+            rows,
+            width,
+            #[inline(always)]
+            |i, mut out| {
+                for (part, &size) in sizes.iter().enumerate() {
+                    let (to, rest) = out.split_at_mut(size);
+                    put(to, piece(i, part));
+                    out = rest;
+                }
+            },
+        );
+    }
+    let mut out = unfilled(rows * width);
+    let mut rest = &mut out[..];
+    for (i, (part, &size)) in (0..rows).flat_map(|i| sizes.iter().enumerate().map(move |part| (i, part))) {
+        let (to, behind) = rest.split_at_mut(size);
+        let from = piece(i, part);
+        parallel::rows(to, SHARE, |share, to| put(to, from.map(|from| &from[share * SHARE..][..to.len()])));
+        rest = behind;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{between_zeros, cut_one, join};
+    use crate::tensor::Tensor;
+
+    /// Rows so long that threads share each.
+    #[test]
+    fn long_rows_are_cut_joined_and_padded_like_short_ones() {
+        let numbers = |count: usize, first: usize| (first..first + count).map(|i| i as f32).collect::<Vec<_>>();
+        let [a, b] = [(40_001, 1), (16_384, 500_000)].map(|(n, first)| Tensor::new(numbers(2 * n, first), &[2, n]));
+        let joined = join(&[a.clone(), b.clone()]).unwrap();
+        assert_eq!(joined.shape(), [2, 56_385]);
+        let [back_a, back_b] = [(0, 40_001), (40_001, 16_384)].map(|(at, n)| cut_one::<f32>(&joined, at, n).unwrap());
+        assert_eq!(back_a.as_slice::<f32>().unwrap(), a.as_slice::<f32>().unwrap());
+        assert_eq!(back_b.as_slice::<f32>().unwrap(), b.as_slice::<f32>().unwrap());
+        let padded = between_zeros(&a, [20_000, 40_001, 3]).unwrap();
+        let [before, middle, behind] =
+            [(0, 20_000), (20_000, 40_001), (60_001, 3)].map(|(at, n)| cut_one::<f32>(&padded, at, n).unwrap());
+        assert_eq!(middle.as_slice::<f32>().unwrap(), a.as_slice::<f32>().unwrap());
+        assert!([before, behind].iter().all(|x| x.as_slice::<f32>().unwrap().iter().all(|&x| x == 0.0)));
+    }
 }

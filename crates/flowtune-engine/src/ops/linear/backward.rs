@@ -55,8 +55,8 @@ impl<T: Multiply> Backward<T> {
         let base = Base::of::<T>(&self.weight)?;
         let count = layout.columns.len();
         let mut out = Vec::with_capacity(needs.len());
-        for x in 0..count {
-            out.push(needs[x].then(|| self.input_gradient(x, &base, &gs, low_rank, &runs)).transpose()?);
+        for (x, need) in needs[..count].iter().enumerate() {
+            out.push(need.then(|| self.input_gradient(x, &base, &gs, low_rank, &runs)).transpose()?);
         }
         drop(base);
         let xs = self.xs.iter().flatten().map(Saved::get).collect::<Result<Vec<_>>>()?;
