@@ -109,7 +109,10 @@ describe('a plan from headers alone', () => {
     const kept = phase(await plan(recipe, sizes), 'train').peak
     const keys = ['train.activationCheckpointing', 'train.memoryBudget']
     // Where a little is missing, what is cheap is computed twice; where more is, some blocks are, not all.
-    for (const [missing, least, most] of [[2e9, 1, 1], [4e9, 1.01, 1.3]] as const) {
+    for (const [missing, least, most] of [
+      [2e9, 1, 1],
+      [4e9, 1.01, 1.3],
+    ] as const) {
       const memory = (kept - missing) / 1e9
       const { switches, recommended } = await plan(recipe, { ...sizes, memory })
       if (!recommended) throw new Error('nothing recommended')

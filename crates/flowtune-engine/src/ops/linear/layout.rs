@@ -45,7 +45,15 @@ impl Layout {
         let rows = x.len() / inputs.max(1);
         let lead = x.shape()[..x.shape().len().saturating_sub(1)].to_vec();
         let all = Part { outputs: 0..outputs, tokens: 0..rows };
-        Ok(Self { batch: 1, tokens: rows, lead, columns: Vec::from([0..inputs]), parts: vec![all], inputs, outputs })
+        Ok(Self {
+            batch: 1,
+            tokens: rows,
+            lead,
+            columns: std::iter::once(0..inputs).collect(),
+            parts: vec![all],
+            inputs,
+            outputs,
+        })
     }
 
     /// Inputs `[batch, tokens, inᵢ]`.
