@@ -1,9 +1,9 @@
 //! Threads that help the ones that call.
 //!
 //! A step has some five hundred loops of a millisecond or less, one after the other, on the same thread. A pool that the
-//! thread hands them to wakes a worker for each, and is woken by it: of a step, that took a twentieth. Here the calling
-//! thread does its share itself, helpers that have just helped look for the next loop for a moment before they sleep, and
-//! one that comes late is not waited for.
+//! thread hands them to wakes a worker for each, and is woken by it: a fiftieth of a large step, a quarter of a small one. Here
+//! the calling thread does its share itself, helpers that have just helped look for the next loop for a moment before they
+//! sleep, and one that comes late is not waited for.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
