@@ -220,7 +220,7 @@ pub struct Tape {
     /// The most that a function kept.
     largest: Cell<usize>,
     /// Whether what is cheap is made again instead of kept.
-    lean: Cell<bool>,
+    lean: bool,
     saw_trainable: Cell<bool>,
 }
 
@@ -241,7 +241,7 @@ impl Tape {
             record: Some(RefCell::default()),
             keep,
             largest: Cell::new(0),
-            lean: Cell::new(false),
+            lean: matches!(keep, Keep::Within(_)),
             saw_trainable: Cell::new(false),
         }
     }
@@ -312,7 +312,7 @@ impl Tape {
     /// `value` as one that costs little: where memory is short, a backward that needs it makes it again, from what the
     /// backward of its own operation keeps anyway.
     pub(crate) fn cheap(&self, value: Var, make: impl Fn() -> Result<Tensor> + Send + Sync + 'static) -> Var {
-        let saved = (self.lean.get() && value.is_tracked()).then(|| Saved::made(make));
+        let saved = (self.lean && value.is_tracked()).then(|| Saved::made(make));
         Var { saved, ..value }
     }
 
@@ -338,9 +338,7 @@ impl Tape {
     {
         if self.record.is_none() || self.keeps_next() {
             let before = live_bytes();
-            self.lean.set(self.is_short());
             let outputs = f(self, inputs)?;
-            self.lean.set(false);
             self.largest.set(self.largest.get().max(live_bytes().saturating_sub(before)));
             return Ok(outputs);
         }
@@ -352,14 +350,9 @@ impl Tape {
         }
         self.saw_trainable.set(true);
         let slots = inputs.iter().map(|v| v.slot).collect();
-        let (saved, lean) = (inputs.to_vec(), self.is_short());
+        let (saved, lean) = (inputs.to_vec(), self.lean);
         let run: Backward = Box::new(move |gradients, sink| recompute(f, &saved, lean, gradients, sink));
         Ok(self.push(slots, values, run))
-    }
-
-    /// Whether there is a bound on memory.
-    fn is_short(&self) -> bool {
-        matches!(self.keep, Keep::Within(_))
     }
 
     /// Whether the activations of one more function may stay.
@@ -439,8 +432,7 @@ fn recompute<F>(
 where
     F: Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
 {
-    let tape = Tape::new();
-    tape.lean.set(lean);
+    let tape = Tape { lean, ..Tape::new() };
     let inputs: Vec<Var> = saved
         .iter()
         .map(|v| if v.is_tracked() { tape.leaf(v.tensor.clone()) } else { Var::constant(v.tensor.clone()) })

@@ -102,13 +102,13 @@ pub(crate) struct Tape {
     record: Option<RefCell<Record>>,
     keep: Keep,
     largest: Cell<usize>,
-    lean: Cell<bool>,
+    lean: bool,
     saw_trainable: Cell<bool>,
 }
 
 impl Tape {
     pub(crate) fn keeping(ledger: &Ledger, keep: Keep) -> Self {
-        let (record, lean) = (Some(RefCell::default()), Cell::new(false));
+        let (record, lean) = (Some(RefCell::default()), matches!(keep, Keep::Within(_)));
         let ledger = ledger.clone();
         Self { ledger, record, keep, largest: Cell::new(0), lean, saw_trainable: Cell::new(false) }
     }
@@ -172,7 +172,7 @@ impl Tape {
 
     /// `value` as one that costs little to make again, of these and of what is kept anyway.
     pub(super) fn cheap(&self, value: Var, of: Vec<Ghost>) -> Var {
-        let made_of = (self.lean.get() && value.is_tracked()).then_some(of);
+        let made_of = (self.lean && value.is_tracked()).then_some(of);
         Var { made_of, ..value }
     }
 
@@ -193,9 +193,7 @@ impl Tape {
     {
         if self.record.is_none() || self.keeps_next() {
             let before = self.ledger.tensor_bytes();
-            self.lean.set(self.is_short());
             let outputs = f(self, inputs);
-            self.lean.set(false);
             self.largest.set(self.largest.get().max(self.ledger.tensor_bytes().saturating_sub(before)));
             return outputs;
         }
@@ -209,13 +207,9 @@ impl Tape {
         let slots = inputs.iter().map(|v| v.slot).collect();
         let saved = inputs.to_vec();
         saved.iter().for_each(|v| v.ghost.becomes(Component::Activations));
-        let (ledger, lean) = (self.ledger.clone(), self.is_short());
+        let (ledger, lean) = (self.ledger.clone(), self.lean);
         let run: Backward = Box::new(move |gradients, sink| recompute(&ledger, &f, &saved, lean, gradients, sink));
         self.push(slots, values, run)
-    }
-
-    fn is_short(&self) -> bool {
-        matches!(self.keep, Keep::Within(_))
     }
 
     fn keeps_next(&self) -> bool {
@@ -281,8 +275,7 @@ fn recompute<F>(
 where
     F: Fn(&Tape, &[Var]) -> Vec<Var>,
 {
-    let tape = Tape::keeping(ledger, Keep::Inputs);
-    tape.lean.set(lean);
+    let tape = Tape { lean, ..Tape::keeping(ledger, Keep::Inputs) };
     let inputs: Vec<Var> = saved
         .iter()
         .map(|v| if v.is_tracked() { tape.leaf(v.ghost.clone()) } else { Var::constant(v.ghost.clone()) })
