@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+mod allocator;
 mod cpu;
 mod device;
 mod dtype;
@@ -31,6 +32,7 @@ mod saved;
 mod tape;
 mod tensor;
 
+pub use allocator::TensorAllocator;
 pub use cpu::instructions::{Instructions, instructions};
 pub use cpu::parallel::{num_threads, on_this_thread, set_num_threads};
 pub use device::{Card, Device};

@@ -28,6 +28,9 @@ use napi_derive::napi;
 use crate::error::{Result, guarded};
 use crate::executor::promise;
 
+#[global_allocator]
+static ALLOCATOR: flowtune_engine::TensorAllocator = flowtune_engine::TensorAllocator;
+
 /// Version of the Rust core.
 #[napi]
 pub fn version() -> &'static str {

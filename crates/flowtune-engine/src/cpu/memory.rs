@@ -1,10 +1,15 @@
 //! Memory for the elements of tensors.
 
+use crate::allocator;
+
 /// A vector of numbers that nobody has written yet: zeroing the large results of an operation, only to write them,
 /// would cost as much as many an operation itself. Large ones lie on huge pages where the system has them.
 pub(crate) fn unfilled<T: bytemuck::Pod>(len: usize) -> Vec<T> {
     let mut data = Vec::<T>::with_capacity(len);
-    ask_for_huge_pages(data.spare_capacity_mut());
+    // Where they are advised from the beginning, another call would only wait for others of its kind.
+    if !allocator::holds(data.as_ptr()) {
+        ask_for_huge_pages(data.spare_capacity_mut());
+    }
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: the memory is allocated, and any bits are a value of T. The empty assembly may, for all that the compiler
     // knows, have written to it, so that its contents are arbitrary but fixed.
