@@ -54,6 +54,7 @@ pub(super) fn pack<T: Packed>(b: &Mat<T>, k: Range<usize>, cols: Range<usize>, o
         // Word by word over all panels: what lies side by side is read so.
         for (w, at) in k.clone().step_by(T::PER_WORD).enumerate() {
             let elements = at..(at + T::PER_WORD).min(k.end);
+            fetch_ahead(b, elements.clone(), k.end, cols.clone());
             for p in 0..panels {
                 let (first, count) = columns(p);
                 interleave(b, elements.clone(), first, &mut out[p * size + w * NR..][..count]);
@@ -65,6 +66,21 @@ pub(super) fn pack<T: Packed>(b: &Mat<T>, k: Range<usize>, cols: Range<usize>, o
             transpose(b, k.clone(), first, count, panel);
         }
     }
+}
+
+/// Asks for what [`pack`] reads after rows `k`: a few lines of each row, too few for a processor to see where they lead.
+#[inline(always)]
+fn fetch_ahead<T: Packed>(b: &Mat<T>, k: Range<usize>, end: usize, cols: Range<usize>) {
+    const ROWS: usize = 16;
+    #[cfg(target_arch = "x86_64")]
+    for row in k.map(|row| row + ROWS).take_while(|&row| row < end) {
+        for line in b.row(row)[cols.clone()].chunks(64 / size_of::<T>()) {
+            // SAFETY: an address that may be read.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (b, k, end, cols, ROWS);
 }
 
 /// As [`pack`], of a matrix that is made here.
