@@ -582,8 +582,7 @@ export interface MemoryPhase {
 export interface ComponentMemory {
   /**
    * `activations` are what a forward keeps for its backward, those of the block that is computed again included; `work` is
-   * everything that operations need while they run; `data` latents and text embeddings; `allocator` freed memory that the C
-   * library does not give back.
+   * everything that operations need while they run; `data` latents and text embeddings.
    */
   component:
     | 'process'
@@ -596,7 +595,6 @@ export interface ComponentMemory {
     | 'gradients'
     | 'activations'
     | 'work'
-    | 'allocator'
   /** How much. */
   bytes: number
 }

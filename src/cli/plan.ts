@@ -57,7 +57,6 @@ const COMPONENTS = {
   gradients: 'gradients',
   activations: 'activations',
   work: 'work buffers',
-  allocator: 'kept when freed',
 }
 
 /** Columns of the longest bar. */

@@ -16,6 +16,8 @@ pub(crate) use region::holds;
 
 /// Blocks from this size on are large.
 const LARGE: usize = 4 << 20;
+/// Bytes of a huge page of most processors. Large blocks take whole ones, so that what one gives up is never shared.
+const PAGE: usize = 2 << 20;
 
 /// The system's allocator, on Linux with a region of its own for large blocks. For programs that train:
 ///
@@ -27,6 +29,16 @@ const LARGE: usize = 4 << 20;
 /// The region is addresses, twice as many as the machine has memory, on huge pages where the system has them. Where it may
 /// not be reserved, and for what does not fit, blocks are the system's.
 pub struct TensorAllocator;
+
+impl TensorAllocator {
+    /// Bytes of memory that a block of `bytes` takes.
+    pub fn block_size(bytes: usize) -> usize {
+        match cfg!(target_os = "linux") && bytes >= LARGE {
+            true => bytes.next_multiple_of(PAGE),
+            false => bytes,
+        }
+    }
+}
 
 // SAFETY: a block is the region's or the system's, whole, and goes back where it came from.
 unsafe impl GlobalAlloc for TensorAllocator {

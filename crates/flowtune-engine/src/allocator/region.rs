@@ -5,10 +5,8 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::PAGE;
 use super::pages::Pages;
-
-/// Bytes of a huge page of most processors. Blocks take whole ones, so that what one gives up is never shared.
-const PAGE: usize = 2 << 20;
 
 struct Region {
     /// Addresses; the first is of a page.

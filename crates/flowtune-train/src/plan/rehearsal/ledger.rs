@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::AddAssign;
 use std::rc::Rc;
 
+use flowtune_engine::TensorAllocator;
 use serde::Serialize;
 
 /// What memory is for.
@@ -30,12 +31,10 @@ pub enum Component {
     Activations,
     /// Everything that an operation needs while it runs.
     Work,
-    /// Freed memory that the C library does not give back.
-    Allocator,
 }
 
 /// How many components there are.
-const COMPONENTS: usize = Component::Allocator as usize + 1;
+const COMPONENTS: usize = Component::Work as usize + 1;
 
 impl Component {
     const ALL: [Self; COMPONENTS] = [
@@ -49,7 +48,6 @@ impl Component {
         Self::Gradients,
         Self::Activations,
         Self::Work,
-        Self::Allocator,
     ];
 }
 
@@ -60,10 +58,6 @@ pub(crate) struct Usage([usize; COMPONENTS]);
 impl Usage {
     pub(crate) fn total(&self) -> usize {
         self.0.iter().sum()
-    }
-
-    pub(crate) fn add(&mut self, component: Component, bytes: usize) {
-        self.0[component as usize] += bytes;
     }
 
     /// Components that take something, with their bytes.
@@ -109,17 +103,9 @@ struct Book {
     /// Bytes of what the engine counts as tensors.
     tensors: Cell<usize>,
     operations: Cell<Operations>,
-    /// The largest tensor that came and went, of those up to a size.
-    largest_passing: Cell<usize>,
-    noted: usize,
 }
 
 impl Ledger {
-    /// A ledger that notes the largest tensor that comes and goes, of those of at most `bytes`.
-    pub(crate) fn noting(bytes: usize) -> Self {
-        Self(Rc::new(Book { noted: bytes, ..Book::default() }))
-    }
-
     /// A tensor of `elements` of `size` bytes each.
     pub(crate) fn tensor(&self, component: Component, elements: usize, size: usize) -> Ghost {
         self.hold(component, elements, size, true)
@@ -132,12 +118,10 @@ impl Ledger {
 
     fn hold(&self, component: Component, elements: usize, size: usize, is_tensor: bool) -> Ghost {
         let room = Room { ledger: self.clone(), component: Cell::new(component), bytes: elements * size, is_tensor };
-        self.0.live.borrow_mut().0[component as usize] += room.bytes;
+        self.0.live.borrow_mut().0[component as usize] += room.block();
         if is_tensor {
             self.0.tensors.set(self.0.tensors.get() + room.bytes);
         }
-        let passes = matches!(component, Component::Work | Component::Gradients) && room.bytes <= self.0.noted;
-        self.0.largest_passing.set(self.0.largest_passing.get().max(if passes { room.bytes } else { 0 }));
         self.look();
         Ghost { room: Rc::new(room), elements }
     }
@@ -157,11 +141,6 @@ impl Ledger {
     /// The most that was in memory at once, by what it was for.
     pub(crate) fn peak(&self) -> Usage {
         *self.0.peak.borrow()
-    }
-
-    /// See [`Ledger::noting`].
-    pub(crate) fn largest_passing(&self) -> usize {
-        self.0.largest_passing.get()
     }
 
     /// [`flowtune_engine::live_bytes`].
@@ -197,6 +176,13 @@ struct Room {
     is_tensor: bool,
 }
 
+impl Room {
+    /// Bytes of memory.
+    fn block(&self) -> usize {
+        TensorAllocator::block_size(self.bytes)
+    }
+}
+
 impl Ghost {
     pub(crate) fn elements(&self) -> usize {
         self.elements
@@ -211,8 +197,8 @@ impl Ghost {
     pub(crate) fn becomes(&self, component: Component) {
         if self.room.component.get() == Component::Work {
             let mut live = self.room.ledger.0.live.borrow_mut();
-            live.0[Component::Work as usize] -= self.room.bytes;
-            live.0[component as usize] += self.room.bytes;
+            live.0[Component::Work as usize] -= self.room.block();
+            live.0[component as usize] += self.room.block();
             self.room.component.set(component);
         }
     }
@@ -221,7 +207,7 @@ impl Ghost {
 impl Drop for Room {
     fn drop(&mut self) {
         let book = &self.ledger.0;
-        book.live.borrow_mut().0[self.component.get() as usize] -= self.bytes;
+        book.live.borrow_mut().0[self.component.get() as usize] -= self.block();
         if self.is_tensor {
             book.tensors.set(book.tensors.get() - self.bytes);
         }
