@@ -7,7 +7,8 @@
 //                         [--json FILE]
 //
 // A number under --keep is flowtune's memory budget in gigabytes. `of rate` is the share of the rate that the engine's own
-// products reach on this machine (`gemm_rate`), over the operations that the geometry needs (`flops.mjs`).
+// products reach on this machine (`gemm_rate`), over the operations that the geometry needs (`flops.mjs`). The rate
+// is taken before each of our runs: on a shared machine it changes by a tenth within minutes.
 
 import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -62,6 +63,9 @@ function gemmRates() {
   }
 }
 
+/** The rate of one type now, if it can be measured. */
+const rateOf = (dtype) => [gemmRates()[dtype]].filter(Boolean)
+
 function start([program, ...args]) {
   const out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
   return JSON.parse(out.slice(out.indexOf('{')))
@@ -74,23 +78,25 @@ function median(values) {
 }
 
 const geometries = JSON.parse(readFileSync(here('geometries.json'), 'utf8'))
-const rates = gemmRates()
+// Compiles, so that no run waits for it.
+gemmRates()
 const results = []
 for (const geometry of list(options.geometry)) {
   for (const mode of list(options.mode)) {
-    const runs = contenders(geometry, mode).map((contender) => ({ ...contender, seconds: [], peakBytes: 0 }))
+    const runs = contenders(geometry, mode).map((contender) => ({ ...contender, seconds: [], rates: [], peakBytes: 0 }))
     for (let round = 0; round < Number(options.rounds); round += 1) {
       for (const run of runs) {
         process.stderr.write(`${geometry} ${mode}, round ${round + 1}: ${run.label}\n`)
+        if (run.own) run.rates.push(...rateOf(run.dtype))
         const { seconds, peakBytes } = start(run.command)
         run.seconds.push(...seconds)
         run.peakBytes = Math.max(run.peakBytes, peakBytes)
       }
     }
-    for (const { own, label, dtype, keep, seconds, peakBytes } of runs) {
+    for (const { own, label, dtype, keep, seconds, rates, peakBytes } of runs) {
       const gflop = flopsOfStep(geometries[geometry], mode, keep === 'checkpointed') / 1e9
-      const ofRate = own && rates[dtype] && !Number(keep) ? gflop / median(seconds) / rates[dtype] : undefined
-      results.push({ geometry, mode, label, own, dtype, median: median(seconds), seconds, peakBytes, ofRate })
+      const ofRate = rates.length > 0 && !Number(keep) ? gflop / median(seconds) / median(rates) : undefined
+      results.push({ geometry, mode, label, own, dtype, median: median(seconds), seconds, rates, peakBytes, ofRate })
     }
   }
 }
@@ -104,11 +110,17 @@ function opponent({ geometry, mode, dtype }) {
   return peers.sort((a, b) => a.median - b.median)[0]
 }
 
+/** Between which rates our products were. */
+function ratesByType() {
+  const types = [...new Set(results.filter((run) => run.rates.length > 0).map((run) => run.dtype))]
+  const all = (dtype) => results.filter((run) => run.dtype === dtype).flatMap((run) => run.rates)
+  const texts = types.map((dtype) => `${dtype} ${Math.min(...all(dtype))} to ${Math.max(...all(dtype))} GFLOP/s`)
+  return texts.join(', ') || 'not measured'
+}
+
 const percent = (share) => (share === undefined ? '' : `${(100 * share).toFixed(0)} %`)
 const machine = `${cpus()[0]?.model}, ${cpus().length} cores, ${platform()} ${arch()}`
-process.stdout.write(
-  `${machine}, ${new Date().toISOString().slice(0, 10)}; products ${JSON.stringify(rates)} GFLOP/s\n\n`,
-)
+process.stdout.write(`${machine}, ${new Date().toISOString().slice(0, 10)}; products of ours: ${ratesByType()}\n\n`)
 process.stdout.write(
   '| geometry | mode | | s/step | peak GB | of rate | speed | memory |\n|---|---|---|---|---|---|---|---|\n',
 )
@@ -121,4 +133,4 @@ for (const run of results) {
   const measured = `${seconds.toFixed(3)} | ${(peakBytes / 1e9).toFixed(2)} | ${percent(ofRate)}`
   process.stdout.write(`| ${geometry} | ${mode} | ${label} | ${measured} | ${against} |\n`)
 }
-if (options.json) writeFileSync(options.json, JSON.stringify({ machine, rates, results }, null, 2))
+if (options.json) writeFileSync(options.json, JSON.stringify({ machine, results }, null, 2))

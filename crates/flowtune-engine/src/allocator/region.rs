@@ -78,12 +78,14 @@ impl Region {
 }
 
 /// glibc learns from the largest block that it mapped and got back how much to keep of what is free, up to these bounds. It
-/// sees no large ones any more, and would give back and get anew the memory of smaller ones.
+/// sees no large ones any more, and would give back and get anew the memory of smaller ones. Heaps of threads other than
+/// the first, of 64 MB at most, it gives back whole where less than the last bound is wanted to spare.
 fn keep_small_blocks() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets numbers.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
 }

@@ -38,7 +38,7 @@ pub struct TimePlan {
 fn efficiency(dtype: ComputeDtype) -> f64 {
     match dtype {
         ComputeDtype::Float32 => 0.88,
-        ComputeDtype::Bfloat16 => 0.72,
+        ComputeDtype::Bfloat16 => 0.8,
     }
 }
 
