@@ -30,7 +30,7 @@ pub struct DiskPlan {
 }
 
 pub(super) fn disk(model: &Model, data: Option<DataSize>, recipe: &Recipe) -> Result<DiskPlan> {
-    let trained = model.denoising(recipe, &model.ranks(recipe)?).trained() as u64;
+    let trained = model.denoising(recipe, &model.ranks(recipe)?).trained().iter().sum::<usize>() as u64;
     let latents = |&side: &usize| (4 * image_tokens(side, side) * model.config.in_channels) as u64 + HEADER;
     // An image has latents at every resolution, and so have its references.
     let latents: u64 = recipe.data.resolution.iter().map(latents).sum();

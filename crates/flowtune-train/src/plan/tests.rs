@@ -1,10 +1,10 @@
-//! The rehearsal of a step against the step itself: an allocator that counts what this thread has.
+//! The rehearsal of a step against the step itself: an allocator that counts what this thread has, in blocks of the addon's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use flowtune_engine::{Gradients, Keep, Tape, Tensor};
+use flowtune_engine::{Gradients, Keep, Tape, Tensor, TensorAllocator};
 use flowtune_flow::{Batch, FlowMatchingOptions, FlowMatchingPipeline, Flux2Adapter, Given};
 use flowtune_models::Precision;
 use flowtune_models::lora::{LoraConfig, add_lora};
@@ -29,28 +29,32 @@ fn count(bytes: isize) {
     });
 }
 
+fn block(bytes: usize) -> isize {
+    TensorAllocator::block_size(bytes) as isize
+}
+
 // SAFETY: the system's allocator does it all.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
+        count(block(layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+        count(-block(layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
+        count(block(layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize);
+        count(block(size) - block(layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.realloc(pointer, layout, size) }
     }

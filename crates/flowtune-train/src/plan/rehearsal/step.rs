@@ -39,15 +39,15 @@ pub(crate) struct Training<'a> {
     ledger: Ledger,
     model: Denoising<'a>,
     transformer: Transformer,
-    _moments: [Ghost; 2],
+    _moments: Vec<Ghost>,
 }
 
 impl<'a> Training<'a> {
     /// Takes room for weights, adapters and moments.
     pub(crate) fn load(ledger: &Ledger, model: Denoising<'a>) -> Self {
         let transformer = Transformer::load(ledger, &model);
-        let trained = model.trained();
-        let moments = [(); 2].map(|()| ledger.tensor(Component::Optimizer, trained, 4));
+        let moments = model.trained().into_iter().flat_map(|elements| [elements; 2]);
+        let moments = moments.map(|elements| ledger.tensor(Component::Optimizer, elements, 4)).collect();
         Self { ledger: ledger.clone(), model, transformer, _moments: moments }
     }
 
@@ -128,14 +128,13 @@ impl Denoising<'_> {
         (batch * s.image * self.config.in_channels, batch * s.text * self.config.joint_attention_dim)
     }
 
-    /// Numbers that train.
-    pub(crate) fn trained(&self) -> usize {
-        let count = |shape: &[usize]| shape.iter().product::<usize>();
+    /// Numbers in each tensor that trains.
+    pub(crate) fn trained(&self) -> Vec<usize> {
         let of = |w: &WeightShape| match self.ranks.get(w.name.strip_suffix(".weight").unwrap_or(&w.name)) {
-            Some(rank) => rank * w.shape.iter().sum::<usize>(),
-            None if self.precision.trainable => count(&w.shape),
-            None => 0,
+            Some(rank) => w.shape.iter().map(|width| rank * width).collect(),
+            None if self.precision.trainable => vec![w.shape.iter().product()],
+            None => Vec::new(),
         };
-        self.weights.iter().map(of).sum()
+        self.weights.iter().flat_map(of).collect()
     }
 }
