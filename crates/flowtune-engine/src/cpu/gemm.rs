@@ -10,7 +10,7 @@ use crate::cpu::parallel;
 use crate::cpu::product::{self, Bf16, F32, Made, Panels, Right, Term};
 use crate::dtype::Stored;
 use crate::error::{Error, Result};
-use crate::quant::{Int8Rows, Side};
+use crate::quant::{Block, Bytes, Int8Product, Int8Rows, Side};
 
 /// A type that matrices hold.
 pub(crate) trait Multiply: Stored {
@@ -26,16 +26,20 @@ pub(crate) trait Multiply: Stored {
     /// Σ aᵢ·bᵢ, handed to `emit` by parts of rows: row, columns, sums. Each element comes once.
     fn sums(terms: &[Term<Self, Self>], threads: Threads, emit: impl Fn(usize, Range<usize>, &[Self::Compute]) + Sync);
 
-    /// c (+)= x·Wᵀ or x·W with W in int8.
+    /// [`Int8Rows::rounded`].
     ///
     /// # Errors
     /// When the type is too exact to meet int8.
+    fn rounded(xs: &[Mat<Self>], weight: &Int8Rows, blocks: &[Block], side: Side) -> Result<Bytes>;
+
+    /// c = a product with a weight in int8, plus the terms of `rest`.
+    ///
+    /// # Errors
+    /// As [`Multiply::rounded`].
     fn multiply_int8<O: Stored<Compute = Self::Compute>>(
         c: MatMut<O>,
-        write: Write,
-        x: Mat<Self>,
-        weight: &Int8Rows,
-        side: Side,
+        product: &Int8Product,
+        rest: &[Term<Self, Self>],
     ) -> Result<()>;
 
     /// `mat` as the right matrix of several products.
@@ -57,14 +61,16 @@ impl Multiply for f32 {
         product::sums::<F32>(terms, threads, emit);
     }
 
+    fn rounded(xs: &[Mat<f32>], weight: &Int8Rows, blocks: &[Block], side: Side) -> Result<Bytes> {
+        Ok(weight.rounded(xs, blocks, side))
+    }
+
     fn multiply_int8<O: Stored<Compute = f32>>(
         c: MatMut<O>,
-        write: Write,
-        x: Mat<f32>,
-        weight: &Int8Rows,
-        side: Side,
+        product: &Int8Product,
+        rest: &[Term<f32, f32>],
     ) -> Result<()> {
-        weight.multiply(c, write, x, side);
+        product.and_rest::<F32, O>(c, rest);
         Ok(())
     }
 
@@ -88,14 +94,16 @@ impl Multiply for bf16 {
         product::sums::<Bf16>(terms, threads, emit);
     }
 
+    fn rounded(xs: &[Mat<bf16>], weight: &Int8Rows, blocks: &[Block], side: Side) -> Result<Bytes> {
+        Ok(weight.rounded(xs, blocks, side))
+    }
+
     fn multiply_int8<O: Stored<Compute = f32>>(
         c: MatMut<O>,
-        write: Write,
-        x: Mat<bf16>,
-        weight: &Int8Rows,
-        side: Side,
+        product: &Int8Product,
+        rest: &[Term<bf16, bf16>],
     ) -> Result<()> {
-        weight.multiply(c, write, x, side);
+        product.and_rest::<Bf16, O>(c, rest);
         Ok(())
     }
 
@@ -103,6 +111,9 @@ impl Multiply for bf16 {
         Panels::packed(mat)
     }
 }
+
+const TOO_EXACT: Error =
+    Error::DType { op: "linear", expected: "bfloat16 or float32 beside an int8 weight", got: "float64" };
 
 /// f64 is what gradients are checked in: the `gemm` crate's kernels are fast enough.
 impl Multiply for f64 {
@@ -135,14 +146,12 @@ impl Multiply for f64 {
         c.chunks_exact(n.max(1)).enumerate().for_each(|(i, row)| emit(i, 0..n, row));
     }
 
-    fn multiply_int8<O: Stored<Compute = f64>>(
-        _: MatMut<O>,
-        _: Write,
-        _: Mat<f64>,
-        _: &Int8Rows,
-        _: Side,
-    ) -> Result<()> {
-        Err(Error::DType { op: "linear", expected: "bfloat16 or float32 beside an int8 weight", got: "float64" })
+    fn rounded(_: &[Mat<f64>], _: &Int8Rows, _: &[Block], _: Side) -> Result<Bytes> {
+        Err(TOO_EXACT)
+    }
+
+    fn multiply_int8<O: Stored<Compute = f64>>(_: MatMut<O>, _: &Int8Product, _: &[Term<f64, f64>]) -> Result<()> {
+        Err(TOO_EXACT)
     }
 
     fn panels(mat: Mat<f64>) -> Panels<f64> {

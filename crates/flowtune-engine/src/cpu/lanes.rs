@@ -1,7 +1,7 @@
 //! Reductions over a row in sixteen running sums: the compiler may not reorder a plain float sum, so a plain
 //! loop would wait for each addition. The order is fixed, so results are the same on every run.
 
-use num_traits::Zero;
+use num_traits::{Float, Zero};
 
 use crate::dtype::Stored;
 
@@ -71,30 +71,63 @@ pub(crate) fn dot<A: Stored, B: Stored<Compute = A::Compute>>(a: &[A], b: &[B]) 
     sum_by2(a, b, |x, y| x * y)
 }
 
-/// max aᵢ, −∞ when empty.
+/// max f(aᵢ), −∞ when empty.
 #[inline(always)]
-pub(crate) fn max<T: crate::Real>(a: &[T]) -> T {
-    let mut acc = [T::neg_infinity(); LANES];
+pub(crate) fn max_by<T: Stored>(a: &[T], f: impl Fn(T::Compute) -> T::Compute) -> T::Compute {
+    let mut acc = [T::Compute::neg_infinity(); LANES];
     let chunks = a.chunks_exact(LANES);
-    let mut best = T::neg_infinity();
-    for &x in chunks.remainder() {
-        best = if x > best { x } else { best };
+    for (acc, &x) in acc.iter_mut().zip(chunks.remainder()) {
+        *acc = larger(f(x.load()), *acc);
     }
     for chunk in chunks {
         for l in 0..LANES {
-            acc[l] = if chunk[l] > acc[l] { chunk[l] } else { acc[l] };
+            acc[l] = larger(f(chunk[l].load()), acc[l]);
         }
     }
-    acc.into_iter().fold(best, |m, x| if x > m { x } else { m })
+    acc.into_iter().fold(T::Compute::neg_infinity(), |m, x| larger(x, m))
+}
+
+/// max f(aᵢ, bᵢ), −∞ when empty.
+#[inline(always)]
+pub(crate) fn max_by2<A: Stored, B: Stored<Compute = A::Compute>>(
+    a: &[A],
+    b: &[B],
+    f: impl Fn(A::Compute, A::Compute) -> A::Compute,
+) -> A::Compute {
+    let mut acc = [A::Compute::neg_infinity(); LANES];
+    let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (acc, (&x, &y)) in acc.iter_mut().zip(ca.remainder().iter().zip(cb.remainder())) {
+        *acc = larger(f(x.load(), y.load()), *acc);
+    }
+    for (x, y) in ca.zip(cb) {
+        for l in 0..LANES {
+            acc[l] = larger(f(x[l].load(), y[l].load()), acc[l]);
+        }
+    }
+    acc.into_iter().fold(A::Compute::neg_infinity(), |m, x| larger(x, m))
+}
+
+/// max aᵢ, −∞ when empty.
+#[inline(always)]
+pub(crate) fn max<T: Stored>(a: &[T]) -> T::Compute {
+    max_by(a, |x| x)
+}
+
+/// An instruction of its own in vectors, which `max` with its care for NaN is not.
+#[inline(always)]
+fn larger<T: PartialOrd>(x: T, than: T) -> T {
+    if x > than { x } else { than }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn sums_count_every_element() {
+    fn sums_and_maxima_count_every_element() {
         let a: Vec<f64> = (0..37).map(f64::from).collect();
         assert_eq!(super::sum(&a), 666.0);
         assert_eq!(super::dot(&a, &a), 16_206.0);
         assert_eq!(super::max(&a), 36.0);
+        assert_eq!(super::max(&a[..3]), 2.0);
+        assert_eq!((super::max_by(&a, |x| -x), super::max_by2(&a, &a, |x, y| x * (9.0 - y))), (0.0, 20.0));
     }
 }

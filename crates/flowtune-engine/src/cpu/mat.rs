@@ -87,6 +87,11 @@ impl<'a, T> Mat<'a, T> {
         self.col_stride
     }
 
+    /// What it lies in, from element (0, 0) on.
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
     /// Where element (0, 0) is.
     pub(crate) fn as_ptr(&self) -> *const T {
         self.data.as_ptr()

@@ -9,7 +9,7 @@ use crate::cpu::lanes;
 use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::parallel;
-use crate::cpu::product::{Panels, Term};
+use crate::cpu::product::{Panels, SIDE, Term, copy_rows};
 use crate::cpu::simd::vectorised;
 use crate::device::{self, Kernels};
 use crate::dtype::{Real, Stored, with_stored};
@@ -247,7 +247,11 @@ impl<T: Multiply> Head<'_, T> {
             let ds = T::panels(Mat::new(&ds, keys, count));
             let mut dq_t = unfilled::<T::Compute>(dim * count);
             multiply(MatMut::new(&mut dq_t, count), Write::Set, self.scale, self.k.t(), &ds);
-            turn(&dq_t, dq.slice_rows(start, count));
+            let dq = dq.slice_rows(start, count);
+            vectorised(
+                #[inline(always)]
+                || turn(&dq_t, dq),
+            );
         }
         vectorised(
             #[inline(always)]
@@ -326,15 +330,15 @@ fn round<T: Stored>(sums: &[T::Compute], out: MatMut<T>) {
     }
 }
 
-/// Rounds the transpose of sums, `[cols, rows]`, into `out`, `[rows, cols]`: a line of cache at a time.
-fn turn<T: Stored>(sums: &[T::Compute], out: MatMut<T>) {
-    const LINE: usize = 16;
+/// Rounds the transpose of sums, `[cols, rows]`, into `out`, `[rows, cols]`: some lines of cache at a time.
+#[inline(always)]
+fn turn<T: Stored>(sums: &[T::Compute], mut out: MatMut<T>) {
     let (rows, cols) = (out.rows(), out.cols());
-    for first in (0..rows).step_by(LINE) {
-        for i in first..(first + LINE).min(rows) {
-            // SAFETY: one row at a time.
-            let out = unsafe { out.row(i, 0..cols) };
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = T::store(sums[j * rows + i]));
-        }
+    let sums = Mat::new(sums, cols, rows).t();
+    let mut lines = unfilled::<T::Compute>(SIDE.min(rows) * cols);
+    for first in (0..rows).step_by(SIDE) {
+        let count = SIDE.min(rows - first);
+        copy_rows(&sums, first, &mut lines[..count * cols], cols);
+        round(&lines[..count * cols], out.slice_rows(first, count));
     }
 }

@@ -3,9 +3,11 @@
 mod int8;
 mod nf4;
 
-pub(crate) use int8::Int8Rows;
+pub(crate) use int8::{Bytes, Int8Product, Int8Rows};
 pub(crate) use nf4::Nf4;
 pub use nf4::{NF4, NF4_BLOCK};
+
+use std::ops::Range;
 
 use crate::dtype::{DType, Stored};
 
@@ -16,6 +18,13 @@ pub(crate) enum Side {
     Forward,
     /// x·W, `[rows, out]` → `[rows, in]`.
     InputGradient,
+}
+
+/// Some outputs and inputs of a weight.
+#[derive(Clone)]
+pub(crate) struct Block {
+    pub(crate) outputs: Range<usize>,
+    pub(crate) inputs: Range<usize>,
 }
 
 /// A matrix in fewer bits.

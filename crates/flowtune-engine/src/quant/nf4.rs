@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::Side;
+use super::{Block, Side};
 use crate::cpu::memory;
 use crate::cpu::parallel;
 use crate::cpu::product::Made;
@@ -75,9 +75,9 @@ impl Nf4 {
         out
     }
 
-    /// The matrix, or its transpose, as the right one of a product.
-    pub(crate) fn side(&self, side: Side) -> Nf4Side<'_> {
-        Nf4Side { weight: self, side }
+    /// A block of the matrix, or its transpose, as the right one of a product.
+    pub(crate) fn block(&self, block: &Block, side: Side) -> Nf4Block<'_> {
+        Nf4Block { weight: self, block: block.clone(), side }
     }
 
     /// Writes elements from `start` on, `step` apart, until `out` is full.
@@ -103,18 +103,20 @@ fn nearest(x: f32) -> u8 {
     NF4.windows(2).map(|pair| u8::from(x > 0.5 * (pair[0] + pair[1]))).sum()
 }
 
-/// A weight as the right matrix of a product: `[in, out]` for the forward, `[out, in]` for the gradient of the input. Its
+/// A block of a weight as the right matrix of a product: `[in, out]` for the forward, `[out, in]` for the gradient of the input. Its
 /// numbers exist only in the panels that the product packs.
-pub(crate) struct Nf4Side<'a> {
+pub(crate) struct Nf4Block<'a> {
     weight: &'a Nf4,
+    block: Block,
     side: Side,
 }
 
-impl<T: Stored> Made<T> for Nf4Side<'_> {
+impl<T: Stored> Made<T> for Nf4Block<'_> {
     fn extents(&self) -> (usize, usize) {
+        let Block { outputs, inputs } = &self.block;
         match self.side {
-            Side::Forward => (self.weight.cols, self.weight.rows),
-            Side::InputGradient => (self.weight.rows, self.weight.cols),
+            Side::Forward => (inputs.len(), outputs.len()),
+            Side::InputGradient => (outputs.len(), inputs.len()),
         }
     }
 
@@ -123,7 +125,8 @@ impl<T: Stored> Made<T> for Nf4Side<'_> {
             return;
         }
         let store = |x: f32| T::store(T::Compute::of(f64::from(x)));
-        let at = |row: usize, col: usize| row * self.weight.cols + col;
+        let Block { outputs, inputs } = &self.block;
+        let at = |row: usize, col: usize| (outputs.start + row) * self.weight.cols + inputs.start + col;
         vectorised(
             #[inline(always)]
             || match self.side {
@@ -185,24 +188,27 @@ mod tests {
         assert_eq!((hex, &got.scales[..]), (CODES.concat(), &SCALES[..]));
     }
 
-    /// Products against those of the numbers that the codes stand for.
-    fn products_agree<T: Multiply>(outputs: usize, inputs: usize) {
+    /// Products with a block of a weight against those of the numbers that the codes stand for.
+    fn products_agree<T: Multiply>([all_outputs, all_inputs]: [usize; 2], block: &Block) {
         let rows = 5;
-        let weight = Nf4::quantised(&numbers(outputs * inputs, 37), inputs);
+        let weight = Nf4::quantised(&numbers(all_outputs * all_inputs, 37), all_inputs);
+        let (outputs, inputs) = (block.outputs.len(), block.inputs.len());
         let w: Vec<T> = weight.dequantised().into_iter().map(|x| T::store(T::Compute::of(f64::from(x)))).collect();
         for side in [Side::Forward, Side::InputGradient] {
             let forward = matches!(side, Side::Forward);
             let (k, n) = if forward { (inputs, outputs) } else { (outputs, inputs) };
             let x: Vec<T> = numbers(rows * k, 53).into_iter().map(|x| T::store(T::Compute::of(f64::from(x)))).collect();
             let a = Mat::new(&x, rows, k);
-            let mat = Mat::new(&w, outputs, inputs);
+            let mat = Mat::new(&w, all_outputs, all_inputs)
+                .slice_rows(block.outputs.start, outputs)
+                .slice_cols(&block.inputs);
             let multiply = |b: Right<T>| {
                 let mut c = vec![T::Compute::of(9.0); rows * n];
                 let one = T::Compute::of(1.0);
                 T::multiply(MatMut::new(&mut c, n), Write::Set, one, &[Term { a, b }], Threads::All);
                 c
             };
-            let (made, want) = (weight.side(side), multiply(if forward { mat.t() } else { mat }.into()));
+            let (made, want) = (weight.block(block, side), multiply(if forward { mat.t() } else { mat }.into()));
             for (i, (got, want)) in multiply(Right::Made(&made)).into_iter().zip(want).enumerate() {
                 let (got, want) = (candle_core::WithDType::to_f64(got), candle_core::WithDType::to_f64(want));
                 assert!(
@@ -215,10 +221,12 @@ mod tests {
 
     #[test]
     fn products_are_those_of_what_the_codes_stand_for() {
-        for (outputs, inputs) in [(37, 70), (1, 1), (130, 192)] {
-            products_agree::<f32>(outputs, inputs);
-            products_agree::<bf16>(outputs, inputs);
-            products_agree::<f64>(outputs, inputs);
+        let block = |outputs: Range<usize>, inputs: Range<usize>| Block { outputs, inputs };
+        let whole = [[37, 70], [1, 1], [130, 192]].map(|of| (of, block(0..of[0], 0..of[1])));
+        for (of, block) in whole.into_iter().chain([([37, 70], block(5..30, 17..60))]) {
+            products_agree::<f32>(of, &block);
+            products_agree::<bf16>(of, &block);
+            products_agree::<f64>(of, &block);
         }
     }
 }

@@ -21,11 +21,13 @@ impl Tile {
 
     /// The sums of row `r`.
     #[inline(always)]
-    pub(super) fn row<S: bytemuck::Pod>(&self, r: usize) -> &[S] {
+    fn row<S: bytemuck::Pod>(&self, r: usize) -> &[S] {
         bytemuck::cast_slice(&self.0[r * NR..][..NR])
     }
 
-    fn row_mut<S: bytemuck::Pod>(&mut self, r: usize) -> &mut [S] {
+    /// As [`Tile::row`].
+    #[inline(always)]
+    pub(super) fn row_mut<S: bytemuck::Pod>(&mut self, r: usize) -> &mut [S] {
         bytemuck::cast_slice_mut(&mut self.0[r * NR..][..NR])
     }
 }

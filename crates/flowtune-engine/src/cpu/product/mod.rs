@@ -104,11 +104,6 @@ impl<'a, R> From<&'a Panels<'a, R>> for Right<'a, R> {
 }
 
 impl<R> Right<'_, R> {
-    /// Rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.extents().0
-    }
-
     /// Columns.
     pub(crate) fn cols(&self) -> usize {
         self.extents().1
@@ -170,13 +165,14 @@ pub(crate) fn product<K: Kind<Sum = f32>, O: Stored<Compute = f32>>(
     terms: &[TermOf<K>],
     threads: Threads,
 ) {
-    assert_eq!((c.rows(), c.cols()), extents::<K>(terms));
-    sums::<K>(terms, threads, |i, cols, sums: &[f32]| {
+    let operands = Operand::all::<K>(terms);
+    assert_eq!((c.rows(), c.cols()), extents(&operands));
+    sums_of(&operands, threads, &|i, cols, sums: &mut [f32]| {
         // SAFETY: each element of c belongs to one tile.
         let c = unsafe { c.row(i, cols) };
         match write {
-            Write::Set => c.iter_mut().zip(sums).for_each(|(c, &s)| *c = O::store(scale * s)),
-            Write::Add => c.iter_mut().zip(sums).for_each(|(c, &s)| *c = O::store(c.load() + scale * s)),
+            Write::Set => c.iter_mut().zip(sums).for_each(|(c, &mut s)| *c = O::store(scale * s)),
+            Write::Add => c.iter_mut().zip(sums).for_each(|(c, &mut s)| *c = O::store(c.load() + scale * s)),
         }
     });
 }
@@ -187,54 +183,175 @@ pub(crate) fn sums<K: Kind>(
     threads: Threads,
     emit: impl Fn(usize, Range<usize>, &[K::Sum]) + Sync,
 ) {
-    sums_by::<K>(K::kernels()[0].1, terms, threads, &emit);
+    sums_of(&Operand::all::<K>(terms), threads, &|i, cols, sums: &mut [K::Sum]| emit(i, cols, sums));
 }
 
-fn sums_by<K: Kind>(
-    kernel: Kernel,
+/// c = `settle`(Σ aᵢ·bᵢ) + Σ of `rest`, a product of one kind and of another in the same registers: `settle` makes the sums of
+/// a row of a tile, in place, the bits of f32.
+pub(crate) fn product_and_rest<K: Kind, R: Kind<Sum = f32>, O: Stored<Compute = f32>>(
+    c: MatMut<O>,
     terms: &[TermOf<K>],
+    settle: impl Fn(usize, Range<usize>, &mut [u32]) + Sync,
+    rest: &[TermOf<R>],
     threads: Threads,
-    emit: &(impl Fn(usize, Range<usize>, &[K::Sum]) + Sync),
 ) {
-    let (m, n) = extents::<K>(terms);
-    if m == 0 || n == 0 {
-        return;
-    }
-    let lefts: Vec<Left<K>> = terms.iter().map(|term| Left::of(&term.a)).collect();
-    let segments = segments::<K>(terms);
-    let serial = matches!(threads, Threads::One) || parallel::stays();
-    let parts = if serial { 1 } else { row_parts(m, n) };
-    let rows = m.div_ceil(MR).div_ceil(parts) * MR;
-    let chunks = n.div_ceil(NC);
-    let task = |i: usize| {
-        let (part, chunk) = (i % parts, i / parts);
-        let work = Work::<K> {
-            kernel,
-            terms,
-            lefts: &lefts,
-            segments: &segments,
-            rows: (part * rows).min(m)..((part + 1) * rows).min(m),
-            cols: chunk * NC..((chunk + 1) * NC).min(n),
-        };
-        SCRATCH.with_borrow_mut(|scratch| {
-            vectorised(
-                #[inline(always)]
-                || work.run(scratch, emit),
-            )
-        });
-    };
-    match serial {
-        true => (0..chunks).for_each(task),
-        false => parallel::tasks(chunks * parts, task),
-    }
+    let mut operands = Operand::all::<K>(terms);
+    let first = operands.len();
+    operands.extend(Operand::all::<R>(rest));
+    assert_eq!((c.rows(), c.cols()), extents(&operands));
+    Product::of(&operands, Some(first)).run(threads, &settle, &|i, cols, sums| {
+        // SAFETY: each element of c belongs to one tile.
+        let c = unsafe { c.row(i, cols) };
+        c.iter_mut().zip(sums).for_each(|(c, &mut s)| *c = O::store(f32::from_bits(s)));
+    });
 }
 
-fn extents<K: Kind>(terms: &[TermOf<K>]) -> (usize, usize) {
-    let (m, n) = terms.first().map_or((0, 0), |term| (term.a.rows(), term.b.cols()));
-    for Term { a, b } in terms {
-        assert_eq!((a.rows(), a.cols(), b.cols()), (m, b.rows(), n));
+fn sums_of<S: bytemuck::Pod>(
+    operands: &[Operand],
+    threads: Threads,
+    emit: &(impl Fn(usize, Range<usize>, &mut [S]) + Sync),
+) {
+    Product::of(operands, None)
+        .run(threads, &|_, _, _| (), &|i, cols, sums| emit(i, cols, bytemuck::cast_slice_mut(sums)));
+}
+
+/// Rows and columns of a product.
+fn extents(operands: &[Operand]) -> (usize, usize) {
+    let (m, n) = operands.first().map_or((0, 0), |of| (of.rows, of.right.extents().1));
+    for of in operands {
+        assert_eq!((of.rows, (of.k, n)), (m, of.right.extents()));
     }
     (m, n)
+}
+
+/// A term of any kind.
+struct Operand<'a> {
+    kernel: Kernel,
+    rows: usize,
+    k: usize,
+    left: Left<'a>,
+    right: &'a dyn InPanels,
+}
+
+impl<'a> Operand<'a> {
+    fn all<K: Kind>(terms: &'a [TermOf<'a, K>]) -> Vec<Self> {
+        terms.iter().map(|term| Self::of::<K>(K::kernels()[0].1, term)).collect()
+    }
+
+    fn of<K: Kind>(kernel: Kernel, Term { a, b }: &'a TermOf<'a, K>) -> Self {
+        Self { kernel, rows: a.rows(), k: a.cols(), left: Left::of(a, K::Right::PER_WORD), right: b }
+    }
+}
+
+/// A right matrix of any elements.
+trait InPanels: Sync {
+    /// Rows and columns.
+    fn extents(&self) -> (usize, usize);
+    /// Elements of k in a word.
+    fn per_word(&self) -> usize;
+    /// Panels from column `col` on, from row `k` on: where they were packed before.
+    fn packed(&self, col: usize, k: usize) -> Option<&[u32]>;
+    /// Packs rows `k` and columns `cols`, unless they were packed before.
+    fn pack(&self, k: Range<usize>, cols: Range<usize>, out: &mut [u32]);
+}
+
+impl<R: Packed> InPanels for Right<'_, R> {
+    fn extents(&self) -> (usize, usize) {
+        Right::extents(self)
+    }
+
+    fn per_word(&self) -> usize {
+        R::PER_WORD
+    }
+
+    fn packed(&self, col: usize, k: usize) -> Option<&[u32]> {
+        match self {
+            Self::Panels(panels) => Some(panels.from(col / NR, k)),
+            Self::Mat(_) | Self::Made(_) => None,
+        }
+    }
+
+    fn pack(&self, k: Range<usize>, cols: Range<usize>, out: &mut [u32]) {
+        vectorised(
+            #[inline(always)]
+            || match self {
+                Self::Mat(b) => pack::pack(b, k, cols, out),
+                Self::Made(b) => pack::pack_made(*b, k, cols, out),
+                Self::Panels(_) => {}
+            },
+        );
+    }
+}
+
+/// A piece of one operand's k.
+struct Segment {
+    operand: usize,
+    k: Range<usize>,
+    /// Words of k.
+    words: usize,
+    /// Whether sums are settled after it.
+    settles: bool,
+}
+
+/// Operands and in which pieces they are multiplied.
+struct Product<'a> {
+    operands: &'a [Operand<'a>],
+    segments: Vec<Segment>,
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Product<'a> {
+    /// The sums of the operands before `settled` are settled.
+    fn of(operands: &'a [Operand<'a>], settled: Option<usize>) -> Self {
+        let (rows, cols) = extents(operands);
+        let of_operand = |(operand, of): (usize, &Operand)| {
+            let (k, per_word) = (of.k, of.right.per_word());
+            let longest = PACKED_WORDS / NC * per_word;
+            let pieces = (0..k).step_by(longest).map(move |start| start..(start + longest).min(k));
+            let segment = |k: Range<usize>| Segment { operand, words: k.len().div_ceil(per_word), k, settles: false };
+            pieces.map(segment).collect::<Vec<_>>()
+        };
+        let mut segments: Vec<Segment> = operands.iter().enumerate().flat_map(of_operand).collect();
+        if let Some(last) = segments.iter_mut().rfind(|segment| settled.is_some_and(|first| segment.operand < first)) {
+            last.settles = true;
+        }
+        Self { operands, segments, rows, cols }
+    }
+
+    fn run(
+        &self,
+        threads: Threads,
+        settle: &(impl Fn(usize, Range<usize>, &mut [u32]) + Sync),
+        emit: &(impl Fn(usize, Range<usize>, &mut [u32]) + Sync),
+    ) {
+        let (m, n) = (self.rows, self.cols);
+        if m == 0 || n == 0 {
+            return;
+        }
+        let serial = matches!(threads, Threads::One) || parallel::stays();
+        let parts = if serial { 1 } else { row_parts(m, n) };
+        let rows = m.div_ceil(MR).div_ceil(parts) * MR;
+        let chunks = n.div_ceil(NC);
+        let task = |i: usize| {
+            let (part, chunk) = (i % parts, i / parts);
+            let work = Work {
+                product: self,
+                rows: (part * rows).min(m)..((part + 1) * rows).min(m),
+                cols: chunk * NC..((chunk + 1) * NC).min(n),
+            };
+            SCRATCH.with_borrow_mut(|scratch| {
+                vectorised(
+                    #[inline(always)]
+                    || work.run(scratch, settle, emit),
+                )
+            });
+        };
+        match serial {
+            true => (0..chunks).for_each(task),
+            false => parallel::tasks(chunks * parts, task),
+        }
+    }
 }
 
 /// Into how many parts the rows are cut: one where there are columns enough for all threads, for each part packs the
@@ -246,36 +363,26 @@ fn row_parts(m: usize, n: usize) -> usize {
     wanted.clamp(1, (m / ROWS_WORTH_PACKING_FOR).max(1))
 }
 
-/// A piece of one term's k.
-struct Segment {
-    term: usize,
-    k: Range<usize>,
-}
-
-/// All of k, in pieces of which one fits the packed buffer.
-fn segments<K: Kind>(terms: &[TermOf<K>]) -> Vec<Segment> {
-    let longest = PACKED_WORDS / NC * K::Right::PER_WORD;
-    let of_term = |(term, t): (usize, &TermOf<K>)| {
-        let k = t.a.cols();
-        (0..k)
-            .step_by(longest)
-            .map(move |start| Segment { term, k: start..(start + longest).min(k) })
-            .collect::<Vec<_>>()
-    };
-    terms.iter().enumerate().flat_map(of_term).collect()
-}
-
 /// The left matrix with k adjacent and rows of whole words; a copy where it is not so.
-enum Left<'a, K: Kind> {
-    AsItIs(Mat<'a, K::Left>),
-    Copy { words: Vec<u32>, row_words: usize },
+enum Left<'a> {
+    /// Its bytes from the first element on, those of an element, and those from row to row.
+    AsItIs {
+        bytes: &'a [u8],
+        size: usize,
+        row_bytes: usize,
+    },
+    Copy {
+        words: Vec<u32>,
+        size: usize,
+        row_words: usize,
+    },
 }
 
-impl<'a, K: Kind> Left<'a, K> {
-    fn of(a: &Mat<'a, K::Left>) -> Self {
-        let per_word = K::Right::PER_WORD;
-        if a.is_row_major() && a.cols() % per_word == 0 {
-            return Self::AsItIs(*a);
+impl<'a> Left<'a> {
+    fn of<L: bytemuck::Pod + Send + Sync>(a: &Mat<'a, L>, per_word: usize) -> Self {
+        let size = size_of::<L>();
+        if a.is_row_major() && a.cols().is_multiple_of(per_word) {
+            return Self::AsItIs { bytes: bytemuck::cast_slice(a.data()), size, row_bytes: a.row_stride() * size };
         }
         let row_words = a.cols().div_ceil(per_word);
         let mut words = vec![0u32; a.rows() * row_words];
@@ -284,17 +391,16 @@ impl<'a, K: Kind> Left<'a, K> {
             &mut words,
             SIDE * row_words,
             #[inline(always)]
-            |block, rows| copy_rows_of(a, block * SIDE, bytemuck::cast_slice_mut(rows), width),
+            |block, rows| copy_rows(a, block * SIDE, bytemuck::cast_slice_mut(rows), width),
         );
-        Self::Copy { words, row_words }
+        Self::Copy { words, size, row_words }
     }
 
     /// Where element `k` of row `i` is, and bytes from row to row.
     fn at(&self, i: usize, k: usize) -> (*const u8, usize) {
-        let size = size_of::<K::Left>();
         match self {
-            Self::AsItIs(a) => (a.row(i)[k..].as_ptr().cast(), a.row_stride() * size),
-            Self::Copy { words, row_words } => {
+            Self::AsItIs { bytes, size, row_bytes } => (bytes[i * row_bytes + k * size..].as_ptr(), *row_bytes),
+            Self::Copy { words, size, row_words } => {
                 (bytemuck::cast_slice::<u32, u8>(&words[i * row_words..])[k * size..].as_ptr(), row_words * 4)
             }
         }
@@ -302,11 +408,11 @@ impl<'a, K: Kind> Left<'a, K> {
 }
 
 /// Side of the blocks in which a matrix is turned round.
-const SIDE: usize = 16;
+pub(crate) const SIDE: usize = 16;
 
 /// Rows of any matrix, from row `first` on, into rows of `width`.
 #[inline(always)]
-fn copy_rows_of<T: bytemuck::Pod>(a: &Mat<T>, first: usize, out: &mut [T], width: usize) {
+pub(crate) fn copy_rows<T: bytemuck::Pod>(a: &Mat<T>, first: usize, out: &mut [T], width: usize) {
     let (count, cols) = (out.len() / width, a.cols());
     let mut done = 0;
     // Where rows are adjacent, both sides of a block are read and written in lines of cache.
@@ -343,73 +449,91 @@ thread_local! {
 }
 
 /// A block of the result.
-struct Work<'a, K: Kind> {
-    kernel: Kernel,
-    terms: &'a [TermOf<'a, K>],
-    lefts: &'a [Left<'a, K>],
-    segments: &'a [Segment],
+struct Work<'a> {
+    product: &'a Product<'a>,
     rows: Range<usize>,
     cols: Range<usize>,
 }
 
-impl<K: Kind> Work<'_, K> {
+impl Work<'_> {
     #[inline(always)]
-    fn run(&self, scratch: &mut Scratch, emit: &impl Fn(usize, Range<usize>, &[K::Sum])) {
+    fn run(
+        &self,
+        scratch: &mut Scratch,
+        settle: &impl Fn(usize, Range<usize>, &mut [u32]),
+        emit: &impl Fn(usize, Range<usize>, &mut [u32]),
+    ) {
         let panels = self.cols.len().div_ceil(NR);
         let batches = self.batches(panels);
         let tiles = self.rows.len().div_ceil(MR) * panels;
-        scratch.tiles.clear();
+        let Scratch { packed, tiles: sums, last_rows } = scratch;
+        sums.clear();
         // Sums wait here when k does not fit at once.
-        scratch.tiles.resize(if batches.len() > 1 { tiles } else { 1 }, Tile::ZERO);
+        sums.resize(if batches.len() > 1 { tiles } else { 1 }, Tile::ZERO);
         for (b, batch) in batches.iter().enumerate() {
-            self.pack(batch, &mut scratch.packed);
+            self.pack(batch, packed);
             let last = b + 1 == batches.len();
             for (r, i) in self.rows.clone().step_by(MR).enumerate() {
-                let count = MR.min(self.rows.end - i);
-                for p in 0..panels {
-                    let tile = match batches.len() {
-                        1 => &mut scratch.tiles[0],
-                        _ => &mut scratch.tiles[r * panels + p],
-                    };
+                let rows = i..(i + MR).min(self.rows.end);
+                for panel in 0..panels {
+                    let tile = &mut sums[if batches.len() == 1 { 0 } else { r * panels + panel }];
                     let write = if b == 0 { Write::Set } else { Write::Add };
-                    self.tile(batch, i, count, p, panels, &scratch.packed, &mut scratch.last_rows, tile, write);
+                    self.tile(batch, &rows, panel, packed, last_rows, tile, write, settle);
                     if last {
-                        let start = self.cols.start + p * NR;
-                        let cols = start..(start + NR).min(self.cols.end);
-                        for r in 0..count {
-                            emit(i + r, cols.clone(), &tile.row(r)[..cols.len()]);
-                        }
+                        self.by_rows(&rows, panel, tile, emit);
                     }
                 }
             }
         }
     }
 
+    /// Columns of a panel.
+    #[inline(always)]
+    fn columns(&self, panel: usize) -> Range<usize> {
+        let start = self.cols.start + panel * NR;
+        start..(start + NR).min(self.cols.end)
+    }
+
+    /// Hands each row of a tile to `to`.
+    #[inline(always)]
+    fn by_rows(
+        &self,
+        rows: &Range<usize>,
+        panel: usize,
+        tile: &mut Tile,
+        to: &impl Fn(usize, Range<usize>, &mut [u32]),
+    ) {
+        let cols = self.columns(panel);
+        for (r, i) in rows.clone().enumerate() {
+            to(i, cols.clone(), &mut tile.row_mut(r)[..cols.len()]);
+        }
+    }
+
     /// Consecutive segments that fit the packed buffer together.
     fn batches(&self, panels: usize) -> Vec<&[Segment]> {
+        let segments = &self.product.segments;
         let mut out = Vec::new();
         let (mut start, mut words) = (0, 0);
-        for (i, segment) in self.segments.iter().enumerate() {
+        for (i, segment) in segments.iter().enumerate() {
             let size = self.packed_size(segment, panels);
             if words + size > PACKED_WORDS + PACKED_WORDS / 8 && i > start {
-                out.push(&self.segments[start..i]);
+                out.push(&segments[start..i]);
                 (start, words) = (i, 0);
             }
             words += size;
         }
-        out.push(&self.segments[start..]);
+        out.push(&segments[start..]);
         out
     }
 
     /// Words of the packed buffer that a segment takes.
     fn packed_size(&self, segment: &Segment, panels: usize) -> usize {
-        match self.terms[segment.term].b {
-            Right::Mat(_) | Right::Made(_) => pack::words::<K::Right>(segment.k.len()) * panels * NR,
-            Right::Panels(_) => 0,
+        match self.product.operands[segment.operand].right.packed(self.cols.start, segment.k.start) {
+            None => segment.words * panels * NR,
+            Some(_) => 0,
         }
     }
 
-    #[inline(always)]
     fn pack(&self, batch: &[Segment], packed: &mut Vec<u32>) {
         let panels = self.cols.len().div_ceil(NR);
         let size = |s: &Segment| self.packed_size(s, panels);
@@ -420,51 +544,53 @@ impl<K: Kind> Work<'_, K> {
         let mut rest = &mut packed[..total];
         for segment in batch {
             let (out, tail) = rest.split_at_mut(size(segment));
-            match self.terms[segment.term].b {
-                Right::Mat(b) => pack::pack(&b, segment.k.clone(), self.cols.clone(), out),
-                Right::Made(b) => pack::pack_made(b, segment.k.clone(), self.cols.clone(), out),
-                Right::Panels(_) => {}
-            }
+            self.product.operands[segment.operand].right.pack(segment.k.clone(), self.cols.clone(), out);
             rest = tail;
         }
     }
 
-    /// The products of a batch, as or added to a tile of `count` rows from row `i`.
+    /// The products of a batch, as or added to a tile.
     #[inline(always)]
     fn tile(
         &self,
         batch: &[Segment],
-        i: usize,
-        count: usize,
+        rows: &Range<usize>,
         panel: usize,
-        panels: usize,
         packed: &[u32],
         last_rows: &mut Vec<u32>,
         tile: &mut Tile,
         mut write: Write,
+        settle: &impl Fn(usize, Range<usize>, &mut [u32]),
     ) {
         let mut at = 0;
-        let cols = NR.min(self.cols.len() - panel * NR);
+        let (cols, panels) = (self.columns(panel), self.cols.len().div_ceil(NR));
         for segment in batch {
-            let words = pack::words::<K::Right>(segment.k.len());
-            let b = match &self.terms[segment.term].b {
-                Right::Mat(_) | Right::Made(_) => &packed[at + panel * words * NR..],
-                Right::Panels(panels) => panels.from(self.cols.start / NR + panel, segment.k.start),
+            let Segment { operand, k, words, settles } = segment;
+            let Operand { kernel, left, right, .. } = &self.product.operands[*operand];
+            let b = match right.packed(cols.start, k.start) {
+                Some(b) => b,
+                None => {
+                    let b = &packed[at + panel * words * NR..];
+                    at += words * panels * NR;
+                    b
+                }
             };
             let b = &b[..words * NR];
-            let (a, row_bytes) = self.lefts[segment.term].at(i, segment.k.start);
+            let (a, row_bytes) = left.at(rows.start, k.start);
             // SAFETY: the kernel is one of this machine's; rows of A hold `words` words from k on, or are copied to where
             // they do; b is a panel.
             unsafe {
-                match count {
-                    MR => (self.kernel)(words, a, row_bytes, b.as_ptr(), cols, tile, write),
-                    _ => {
-                        let a = copy_rows(a, row_bytes, count, words, last_rows);
-                        (self.kernel)(words, a, words * 4, b.as_ptr(), cols, tile, write);
+                match rows.len() {
+                    MR => kernel(*words, a, row_bytes, b.as_ptr(), cols.len(), tile, write),
+                    count => {
+                        let a = copy_last_rows(a, row_bytes, count, *words, last_rows);
+                        kernel(*words, a, words * 4, b.as_ptr(), cols.len(), tile, write);
                     }
                 }
             }
-            at += self.packed_size(segment, panels);
+            if *settles {
+                self.by_rows(rows, panel, tile, settle);
+            }
             write = Write::Add;
         }
     }
@@ -474,7 +600,7 @@ impl<K: Kind> Work<'_, K> {
 ///
 /// # Safety
 /// `words` words can be read from each row.
-unsafe fn copy_rows(a: *const u8, row_bytes: usize, count: usize, words: usize, out: &mut Vec<u32>) -> *const u8 {
+unsafe fn copy_last_rows(a: *const u8, row_bytes: usize, count: usize, words: usize, out: &mut Vec<u32>) -> *const u8 {
     out.clear();
     out.resize(MR * words, 0);
     for r in 0..count {

@@ -120,6 +120,15 @@ fn interleave<T: Packed>(b: &Mat<T>, k: Range<usize>, first: usize, out: &mut [u
             let rows = [0, 1, 2, 3].map(|i| bytemuck::cast_slice::<T, u8>(row(i)));
             let mut done = 0;
             #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx512bw") {
+                while done + 64 <= count {
+                    let rows = rows.map(|row| row[done..].first_chunk().unwrap_or(&[0; 64]));
+                    // SAFETY: AVX-512 is there.
+                    unsafe { x86::interleave64(rows, &mut out[done..]) };
+                    done += 64;
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
             while done + 16 <= count {
                 x86::interleave16(rows.map(|row| row[done..].first_chunk().unwrap_or(&[0; 16])), &mut out[done..]);
                 done += 16;
@@ -205,6 +214,36 @@ mod x86 {
             ];
             for (out, words) in out.chunks_exact_mut(4).zip(words) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), words);
+            }
+        }
+    }
+
+    /// As [`interleave16`], of 64 columns.
+    ///
+    /// # Safety
+    /// AVX-512 is there.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn interleave64(rows: [&[u8; 64]; 4], out: &mut [u32]) {
+        let out = &mut out[..64];
+        // SAFETY: loads and stores are of 64 bytes in arrays of that size.
+        unsafe {
+            let [r0, r1, r2, r3] = rows.map(|row| _mm512_loadu_si512(row.as_ptr().cast()));
+            let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
+            let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
+            // Lane l of `quads[i]` holds columns 16·l + 4·i to 16·l + 4·i + 3.
+            let quads = [
+                _mm512_unpacklo_epi16(low01, low23),
+                _mm512_unpackhi_epi16(low01, low23),
+                _mm512_unpacklo_epi16(high01, high23),
+                _mm512_unpackhi_epi16(high01, high23),
+            ];
+            let even = |a, b| _mm512_shuffle_i32x4::<0x88>(a, b);
+            let odd = |a, b| _mm512_shuffle_i32x4::<0xdd>(a, b);
+            let (e0, e1) = (even(quads[0], quads[1]), even(quads[2], quads[3]));
+            let (o0, o1) = (odd(quads[0], quads[1]), odd(quads[2], quads[3]));
+            let words = [even(e0, e1), even(o0, o1), odd(e0, e1), odd(o0, o1)];
+            for (out, words) in out.chunks_exact_mut(16).zip(words) {
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), words);
             }
         }
     }

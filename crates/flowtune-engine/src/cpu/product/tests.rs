@@ -66,7 +66,8 @@ fn check<K: Kind<Sum = f32>>(
             let got = std::sync::Mutex::new(vec![0f32; m * n]);
             // Three terms: the product as it lies, packed beforehand, and made where it is packed.
             let terms = [b.into(), (&panels).into(), Right::Made(&made)].map(|b| Term { a, b });
-            sums_by::<K>(kernel, &terms, threads, &|i, cols, sums| {
+            let operands: Vec<Operand> = terms.iter().map(|term| Operand::of::<K>(kernel, term)).collect();
+            sums_of(&operands, threads, &|i, cols, sums: &mut [f32]| {
                 got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
             });
             for (i, (&got, &[want, size])) in got.into_inner().unwrap().iter().zip(&want).enumerate() {
@@ -89,7 +90,8 @@ fn every_kernel_multiplies_bytes_exactly() {
             let (a, b) = (Mat::new(&a, m, k), mat(&b, k, n, transposed));
             for &(name, kernel) in Int8::kernels() {
                 let got = std::sync::Mutex::new(vec![0i32; m * n]);
-                sums_by::<Int8>(kernel, &[Term { a, b: b.into() }], Threads::All, &|i, cols, sums| {
+                let term = Term { a, b: b.into() };
+                sums_of(&[Operand::of::<Int8>(kernel, &term)], Threads::All, &|i, cols, sums: &mut [i32]| {
                     got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
                 });
                 let want = (0..m * n)
@@ -115,4 +117,41 @@ fn a_product_is_added_scaled_and_rounded_once() {
     let mut rounded = vec![bf16::from_f32(0.5); 20 * 40];
     product::<Bf16, _>(MatMut::new(&mut rounded, 40), Write::Add, 0.25, &term(), Threads::All);
     assert!(exact.iter().zip(&rounded).all(|(&e, &r)| bf16::from_f32(e) == r));
+}
+
+#[test]
+fn bytes_are_settled_before_floats_are_added() {
+    for (m, k, n) in SIZES {
+        let a: Vec<u8> = (0..m * k).map(|i| (i * 37 % 256) as u8).collect();
+        let b: Vec<i8> = (0..k * n).map(|i| (i * 91 % 256) as u8 as i8).collect();
+        let (x, y) = (numbers(m * 5, 1), numbers(5 * n, 2));
+        let (x, y): (Vec<bf16>, Vec<bf16>) =
+            (x.into_iter().map(bf16::from_f32).collect(), y.into_iter().map(bf16::from_f32).collect());
+        let scale = |i: usize, j: usize| 1e-6 * (1 + i + 2 * j) as f32;
+        let mut got = vec![0f32; m * n];
+        // Two terms of bytes: what is settled is the sum of both.
+        let bytes = || Term { a: Mat::new(&a, m, k), b: Mat::new(&b, k, n).into() };
+        product_and_rest::<Int8, Bf16, f32>(
+            MatMut::new(&mut got, n),
+            &[bytes(), bytes()],
+            |i, cols, sums| {
+                for (sum, j) in sums.iter_mut().zip(cols) {
+                    *sum = (*sum as i32 as f32 * scale(i, j)).to_bits();
+                }
+            },
+            &[Term { a: Mat::new(&x, m, 5), b: Mat::new(&y, 5, n).into() }],
+            Threads::All,
+        );
+        for (at, got) in got.into_iter().enumerate() {
+            let (i, j) = (at / n, at % n);
+            let of_bytes: i32 = (0..k).map(|p| i32::from(a[i * k + p]) * i32::from(b[p * n + j])).sum();
+            let of_floats: f64 = (0..5).map(|p| x[i * 5 + p].to_f64() * y[p * n + j].to_f64()).sum();
+            let settled = 2.0 * f64::from(of_bytes) * f64::from(scale(i, j));
+            let want = settled + of_floats;
+            assert!(
+                (f64::from(got) - want).abs() <= 1e-5 * (settled.abs() + 5.0),
+                "{m}x{k}x{n} at {at}: {got} for {want}"
+            );
+        }
+    }
 }

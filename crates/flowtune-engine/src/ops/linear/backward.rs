@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::adapter::Adapter;
 use super::layout::{Layout, Run};
-use super::product::{Base, Piece, matrices, matrix, multiply, one, slice, sum, term};
+use super::product::{Base, matrices, matrix, multiply, one, slice, sum, term};
 use super::roundings::Roundings;
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut};
@@ -12,7 +12,7 @@ use crate::cpu::memory::unfilled;
 use crate::cpu::parallel;
 use crate::dtype::Stored;
 use crate::error::Result;
-use crate::quant::Side;
+use crate::quant::{Block, Side};
 use crate::saved::Saved;
 use crate::tensor::Tensor;
 
@@ -52,13 +52,8 @@ impl<T: Multiply> Backward<T> {
         let adapter = self.lora.as_ref().map(|of| Adapter::<T>::of(&of.a, &of.b, of.scale)).transpose()?;
         let gb = adapter.as_ref().map(|adapter| self.times_b(adapter, &gs, &runs));
         let low_rank = adapter.as_ref().zip(gb.as_ref());
-        let base = Base::of::<T>(&self.weight)?;
         let count = layout.columns.len();
-        let mut out = Vec::with_capacity(needs.len());
-        for (x, need) in needs[..count].iter().enumerate() {
-            out.push(need.then(|| self.input_gradient(x, &base, &gs, low_rank, &runs)).transpose()?);
-        }
-        drop(base);
+        let mut out = self.input_gradients(&gs, low_rank, &runs)?;
         let xs = self.xs.iter().flatten().map(Saved::get).collect::<Result<Vec<_>>>()?;
         let xs = matrices::<T>(&xs.iter().collect::<Vec<_>>(), layout)?;
         out.push(needs[count].then(|| self.weight_gradient(&gs, &xs)));
@@ -93,29 +88,33 @@ impl<T: Multiply> Backward<T> {
         parts.iter().filter_map(|&(part, first)| Some((part, gs[part]?.slice_rows(first, rows.len()))))
     }
 
-    /// Σ g·W over the parts, and the low-rank term.
-    fn input_gradient(
+    /// Σ g·W over the parts, and the low-rank term: of each x that needs it.
+    fn input_gradients(
         &self,
-        x: usize,
-        base: &Base,
         gs: &[Option<Mat<T>>],
         low_rank: Option<(&Adapter<T>, &Roundings<T>)>,
         runs: &[Run],
-    ) -> Result<Tensor> {
-        let inputs = &self.layout.columns[x];
-        let mut dx = unfilled::<T>(self.layout.rows() * inputs.len());
-        let mut out = MatMut::new(&mut dx, inputs.len());
+    ) -> Result<Vec<Option<Tensor>>> {
+        let Layout { columns, parts: all, .. } = &self.layout;
+        let base = Base::of::<T>(&self.weight)?;
+        let gradient =
+            |(inputs, &need): (&Range<usize>, &bool)| need.then(|| unfilled::<T>(self.layout.rows() * inputs.len()));
+        let mut out: Vec<_> = columns.iter().zip(&self.needs).map(gradient).collect();
         for Run { rows, parts } in runs {
-            let piece = |(part, x): (usize, _)| Piece {
-                x,
-                outputs: self.layout.parts[part].outputs.clone(),
-                inputs: inputs.clone(),
+            let (parts, gs): (Vec<_>, Vec<_>) = self.of_run(gs, rows, parts).unzip();
+            let blocks = |inputs: &Range<usize>| -> Vec<Block> {
+                parts.iter().map(|&part| Block { outputs: all[part].outputs.clone(), inputs: inputs.clone() }).collect()
             };
-            let pieces: Vec<_> = self.of_run(gs, rows, parts).map(piece).collect();
-            let low_rank = low_rank.map(|(adapter, gb)| term(slice(gb.all(), rows), adapter.a_all(inputs)));
-            base.combine(out.slice_rows(rows.start, rows.len()), &pieces, Side::InputGradient, low_rank)?;
+            let g = base.facing(gs, &blocks(&(0..self.layout.inputs())), Side::InputGradient)?;
+            for (inputs, dx) in columns.iter().zip(&mut out) {
+                let Some(dx) = dx else { continue };
+                let low_rank = low_rank.map(|(adapter, gb)| term(slice(gb.all(), rows), adapter.a_all(inputs)));
+                let mut dx = MatMut::new(dx, inputs.len());
+                base.combine(dx.slice_rows(rows.start, rows.len()), &g, &(0..rows.len()), &blocks(inputs), low_rank)?;
+            }
         }
-        Ok(Tensor::new(dx, &self.layout.input_shape(x)))
+        let tensor = |(x, dx): (usize, Option<_>)| Some(Tensor::new(dx?, &self.layout.input_shape(x)));
+        Ok(out.into_iter().enumerate().map(tensor).collect())
     }
 
     /// The rows of a part's gradient, with those that they came from.

@@ -55,8 +55,7 @@ impl Tape {
     /// As [`Tape::linear`] of inputs that lie side by side, xᵢ `[batch, tokens, inᵢ]` with Σ inᵢ = in, and only some `parts`
     /// of what comes out, in the order of their outputs: `[batch, tokens, outputs]` each.
     ///
-    /// On the host, and unless the weight is in fewer bits, nothing is joined or cut, and what no part asks for is not
-    /// computed.
+    /// On the host nothing is joined or cut, and what no part asks for is not computed.
     ///
     /// # Errors
     /// `SHAPE_MISMATCH` when the extents do not fit, or parts have outputs in common.
@@ -69,7 +68,7 @@ impl Tape {
     ) -> Result<Vec<Var>> {
         let layout = Layout::of_parts(xs, weight.tensor(), low_rank.as_ref(), parts)?;
         let (x, w) = (xs[0].tensor(), weight.tensor());
-        if !x.device().is_cpu() || !w.device().is_cpu() || w.quantised_on_host().is_some() {
+        if !x.device().is_cpu() || !w.device().is_cpu() {
             return self.joined_and_cut(xs, weight, low_rank, parts);
         }
         with_stored!(x.dtype(), OP, T => self.on_host::<T, T>(xs, weight, low_rank.as_ref(), layout))
@@ -88,7 +87,7 @@ impl Tape {
         Ok(self.on_host::<T, O>(&[x], weight, low_rank.as_ref(), layout)?.remove(0))
     }
 
-    /// [`Tape::linear_parts`] of other operations.
+    /// [`Tape::linear_parts`] on a device, of other operations.
     fn joined_and_cut(&self, xs: &[&Var], weight: &Var, low_rank: Option<LowRank>, parts: &[Part]) -> Result<Vec<Var>> {
         let x = if let [x] = xs { (*x).clone() } else { self.cat_last(xs)? };
         let y = self.linear(&x, weight, low_rank)?;

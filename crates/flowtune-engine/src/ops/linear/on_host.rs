@@ -1,18 +1,20 @@
 //! Linear layers whose operands are on the host: products that read inputs where they lie and write each part to a tensor
 //! of its own.
 
+use std::ops::Range;
+
 use super::LowRank;
 use super::adapter::Adapter;
 use super::backward::{Backward, KeptOfLora};
 use super::layout::{Layout, Part, Run};
-use super::product::{Base, Piece, matrices, slice, sum, term};
+use super::product::{Base, matrices, slice, sum, term};
 use super::roundings::Roundings;
 use crate::cpu::gemm::Multiply;
 use crate::cpu::mat::{Mat, MatMut};
 use crate::cpu::memory::unfilled;
 use crate::dtype::Stored;
 use crate::error::Result;
-use crate::quant::Side;
+use crate::quant::{Block, Side};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -31,8 +33,7 @@ impl Tape {
             lora.map(|LowRank { a, b, scale }| Adapter::<T>::of(a.tensor(), b.tensor(), *scale)).transpose()?;
         let low_rank = adapter.map(|adapter| AtWork::of(adapter, &mats, &layout));
         let base = Base::of::<T>(weight.tensor())?;
-        let values = (0..layout.parts.len()).map(|part| made::<T, O>(part, &mats, &base, low_rank.as_ref(), &layout));
-        let values = values.collect::<Result<_>>()?;
+        let values = made::<T, O>(mats, &base, low_rank.as_ref(), &layout)?;
         let of_lora = lora.iter().flat_map(|lora| [lora.a, lora.b]);
         let inputs: Vec<&Var> = xs.iter().copied().chain([weight]).chain(of_lora).collect();
         Ok(self.record_many(&inputs, values, |needs| {
@@ -53,7 +54,7 @@ impl Tape {
 
 /// x·Wᵀ.
 pub(super) fn forward<T: Multiply>(x: &Tensor, weight: &Tensor, layout: &Layout) -> Result<Tensor> {
-    made::<T, T>(0, &matrices(&[x], layout)?, &Base::of::<T>(weight)?, None, layout)
+    Ok(made::<T, T>(matrices(&[x], layout)?, &Base::of::<T>(weight)?, None, layout)?.remove(0))
 }
 
 /// An adapter, and scale·x·Aᵀ.
@@ -72,26 +73,28 @@ impl<T: Multiply> AtWork<T> {
     }
 }
 
-/// One part of the outputs.
+/// The parts.
 fn made<T: Multiply, O: Stored<Compute = T::Compute>>(
-    part: usize,
-    xs: &[Mat<T>],
+    xs: Vec<Mat<T>>,
     base: &Base,
     low_rank: Option<&AtWork<T>>,
     layout: &Layout,
-) -> Result<Tensor> {
-    let Part { outputs, .. } = &layout.parts[part];
-    let mut y = unfilled::<O>(layout.rows_of(part) * outputs.len());
-    let mut out = MatMut::new(&mut y, outputs.len());
-    for Run { rows, parts } in layout.runs(|other| other == part) {
-        let Some(&(_, first)) = parts.first() else { continue };
-        let pieces: Vec<_> = xs
-            .iter()
-            .zip(&layout.columns)
-            .map(|(x, inputs)| Piece { x: slice(*x, &rows), outputs: outputs.clone(), inputs: inputs.clone() })
-            .collect();
-        let low_rank = low_rank.map(|AtWork { adapter, xa }| term(slice(xa.all(), &rows), adapter.b_all(outputs).t()));
-        base.combine(out.slice_rows(first, rows.len()), &pieces, Side::Forward, low_rank)?;
-    }
-    Ok(Tensor::new(y, &layout.output_shape(part)))
+) -> Result<Vec<Tensor>> {
+    let blocks = |outputs: &Range<usize>| -> Vec<Block> {
+        layout.columns.iter().map(|inputs| Block { outputs: outputs.clone(), inputs: inputs.clone() }).collect()
+    };
+    let x = base.facing(xs, &blocks(&(0..layout.outputs())), Side::Forward)?;
+    let of_part = |(part, Part { outputs, .. }): (usize, &Part)| {
+        let blocks = blocks(outputs);
+        let mut y = unfilled::<O>(layout.rows_of(part) * outputs.len());
+        let mut out = MatMut::new(&mut y, outputs.len());
+        for Run { rows, parts } in layout.runs(|other| other == part) {
+            let Some(&(_, first)) = parts.first() else { continue };
+            let low_rank =
+                low_rank.map(|AtWork { adapter, xa }| term(slice(xa.all(), &rows), adapter.b_all(outputs).t()));
+            base.combine(out.slice_rows(first, rows.len()), &x, &rows, &blocks, low_rank)?;
+        }
+        Ok(Tensor::new(y, &layout.output_shape(part)))
+    };
+    layout.parts.iter().enumerate().map(of_part).collect()
 }

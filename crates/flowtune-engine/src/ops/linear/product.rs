@@ -8,8 +8,8 @@ use crate::cpu::mat::{Mat, MatMut, Threads, Write};
 use crate::cpu::memory::unfilled;
 use crate::cpu::product::{Right, Term};
 use crate::dtype::Stored;
-use crate::error::{Error, Result};
-use crate::quant::{Quantised, Side};
+use crate::error::Result;
+use crate::quant::{Block, Bytes, Int8Product, Quantised, Side};
 use crate::tensor::Tensor;
 
 /// A weight as products with T take it.
@@ -19,11 +19,12 @@ pub(super) struct Base<'a> {
     numbers: Option<Tensor>,
 }
 
-/// What meets some outputs and inputs of a weight.
-pub(super) struct Piece<'a, T> {
-    pub(super) x: Mat<'a, T>,
-    pub(super) outputs: Range<usize>,
-    pub(super) inputs: Range<usize>,
+/// Matrices side by side, before products with blocks of a weight.
+pub(super) struct Facing<'a, T> {
+    xs: Vec<Mat<'a, T>>,
+    /// What they are rounded to where the weight is int8: token by token, over all of them.
+    bytes: Option<Bytes>,
+    side: Side,
 }
 
 impl<'a> Base<'a> {
@@ -35,43 +36,56 @@ impl<'a> Base<'a> {
         Ok(Self { weight, numbers })
     }
 
-    /// out = Σ x times the weight or its transpose over the pieces, plus the low-rank term. What meets int8 is rounded to
-    /// int8 itself, token by token; the low-rank term is not. A weight in fewer bits meets one piece, as a whole.
+    /// Inputs of the layer, or gradients of some of its outputs, each of which meets a block.
+    pub(super) fn facing<'x, T: Multiply>(
+        &self,
+        xs: Vec<Mat<'x, T>>,
+        blocks: &[Block],
+        side: Side,
+    ) -> Result<Facing<'x, T>> {
+        let bytes = match self.weight.quantised_on_host() {
+            Some(Quantised::Int8(weight)) => Some(T::rounded(&xs, weight, blocks, side)?),
+            _ => None,
+        };
+        Ok(Facing { xs, bytes, side })
+    }
+
+    /// out = Σ x times a block of the weight or its transpose, over these rows of what faces the weight, plus the low-rank
+    /// term, which is not rounded to int8.
     pub(super) fn combine<T: Multiply, O: Stored<Compute = T::Compute>>(
         &self,
-        mut out: MatMut<O>,
-        pieces: &[Piece<T>],
-        side: Side,
+        out: MatMut<O>,
+        x: &Facing<T>,
+        rows: &Range<usize>,
+        blocks: &[Block],
         low_rank: Option<Product<T>>,
     ) -> Result<()> {
-        let made;
-        let mut terms: Vec<Product<T>> = match (self.weight.quantised_on_host(), pieces) {
-            (None, _) => self.terms(pieces, side)?,
-            (Some(Quantised::Int8(weight)), [Piece { x, .. }]) => {
-                let Some(low_rank) = low_rank else { return T::multiply_int8(out, Write::Set, *x, weight, side) };
-                let rows = out.rows();
-                multiply(out.slice_rows(0, rows), one::<T>(), &[low_rank]);
-                return T::multiply_int8(out, Write::Add, *x, weight, side);
+        let Facing { xs, bytes, side } = x;
+        let made: Vec<_>;
+        let rights: Vec<Right<T>> = match (self.weight.quantised_on_host(), bytes) {
+            (Some(Quantised::Int8(weight)), Some(x)) if !blocks.is_empty() => {
+                let product = Int8Product { weight, x, rows: rows.clone(), blocks, side: *side };
+                return T::multiply_int8(out, &product, low_rank.as_slice());
             }
-            (Some(Quantised::Nf4(weight)), [Piece { x, .. }]) => {
-                made = weight.side(side);
-                vec![Term { a: *x, b: Right::Made(&made) }]
+            (Some(Quantised::Nf4(weight)), _) => {
+                made = blocks.iter().map(|block| weight.block(block, *side)).collect();
+                made.iter().map(|made| Right::Made(made)).collect()
             }
-            (Some(_), _) => return Err(Error::Tape("parts of a weight in fewer bits")),
+            _ => self.rights(blocks, *side)?,
         };
-        terms.extend(low_rank);
-        multiply(out, one::<T>(), &terms);
+        let terms = xs.iter().zip(rights).map(|(x, b)| Term { a: slice(*x, rows), b });
+        multiply(out, one::<T>(), &terms.chain(low_rank).collect::<Vec<_>>());
         Ok(())
     }
 
-    fn terms<'b, T: Multiply>(&'b self, pieces: &[Piece<'b, T>], side: Side) -> Result<Vec<Product<'b, T>>> {
+    fn rights<T: Multiply>(&self, blocks: &[Block], side: Side) -> Result<Vec<Right<'_, T>>> {
         let numbers = self.numbers.as_ref().unwrap_or(self.weight);
         let weight = matrix::<T>(numbers, numbers.last_dim())?;
-        let of_piece = |Piece { x, outputs, inputs }: &Piece<'b, T>| {
+        let right = |Block { outputs, inputs }: &Block| {
             let block = slice(weight, outputs).slice_cols(inputs);
-            term(*x, if matches!(side, Side::Forward) { block.t() } else { block })
+            Right::Mat(if matches!(side, Side::Forward) { block.t() } else { block })
         };
-        Ok(pieces.iter().map(of_piece).collect())
+        Ok(blocks.iter().map(right).collect())
     }
 }
 

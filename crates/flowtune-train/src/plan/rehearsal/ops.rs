@@ -73,20 +73,9 @@ impl Tape {
         self.parts_of(m, &[x], layer, rows, &[Part { outputs: layer.outputs, rows }], out_size).remove(0)
     }
 
-    /// `ops/linear`: some parts, of inputs that lie side by side. Before a weight in fewer bits these are joined, and what
-    /// comes out is cut.
+    /// `ops/linear`: some parts, of inputs that lie side by side.
     pub(crate) fn linear_parts(&self, m: Machine, xs: &[&Var], layer: &Layer, rows: usize, parts: &[Part]) -> Vec<Var> {
-        if !matches!(layer.kind, Kind::Int8 | Kind::Nf4) {
-            return self.parts_of(m, xs, layer, rows, parts, m.size);
-        }
-        let x = if let [x] = xs { (*x).clone() } else { self.cat(xs) };
-        let whole = self.linear(m, &x, layer, rows, m.size);
-        let pieces = match parts {
-            [_] => vec![whole],
-            _ => self.split(&whole, &parts.iter().map(|part| part.outputs * rows).collect::<Vec<_>>()),
-        };
-        let cut = |(piece, part): (&Var, &Part)| self.narrow(piece, part.outputs * part.rows);
-        pieces.iter().zip(parts).map(cut).collect()
+        self.parts_of(m, xs, layer, rows, parts, m.size)
     }
 
     fn parts_of(
@@ -103,8 +92,6 @@ impl Tape {
         let (int8, quantised) = (kind == Kind::Int8, matches!(kind, Kind::Int8 | Kind::Nf4));
         // Masters are rounded for the product.
         let rounded = if kind == Kind::Trained && m.size < 4 { outputs * inputs * m.size } else { 0 };
-        // What stands before int8 is rounded to bytes.
-        let bytes = move |columns: usize| if int8 { rows * (columns + 4) } else { 0 };
         // Of an adapter, in `ops/linear/roundings.rs`: itself, or three roundings side by side. No tensors.
         let element = if m.size < 4 { 3 * m.size } else { m.size };
         let roundings =
@@ -115,13 +102,15 @@ impl Tape {
             parts.iter().for_each(|part| self.product(part.rows, lora.rank, part.outputs, false));
             (lora.rank, ledger.buffer(Component::Work, element * rows * lora.rank))
         });
-        ledger.scratch(rounded + bytes(inputs));
+        ledger.scratch(rounded);
+        // What stands before int8 is rounded to bytes.
+        let bytes = int8.then(|| ledger.buffer(Component::Work, rows * inputs));
         let made = |part: &Part| {
             self.product(part.rows, inputs, part.outputs, quantised);
             self.work(part.rows * part.outputs, out_size)
         };
         let values: Vec<Ghost> = parts.iter().map(made).collect();
-        drop(at_work);
+        drop((at_work, bytes));
 
         let mut params = vec![match kind {
             Kind::Trained => self.param(3 * id, &weight),
@@ -158,11 +147,13 @@ impl Tape {
                     out.push(need.then(|| {
                         let inputs = elements / rows.max(1);
                         asked_rows().for_each(|(rows, outputs)| multiply(&ledger, rows, outputs, inputs, quantised));
-                        let dx = ledger.tensor(Component::Work, elements, size);
-                        ledger.scratch(rounded + bytes(outputs));
-                        dx
+                        ledger.tensor(Component::Work, elements, size)
                     }));
                 }
+                // Rows that all parts are made of are the most that meet the weight at once.
+                let at_once = asked_rows().map(|(rows, _)| rows).min().unwrap_or(0);
+                let bytes = if int8 { at_once * asked_rows().map(|(_, outputs)| outputs).sum::<usize>() } else { 0 };
+                ledger.scratch(rounded + bytes);
                 let needs = &needs[of_xs.len()..];
                 let _xs: Vec<Ghost> = saved.iter().map(|saved| saved.get(&ledger)).collect();
                 out.push(needs[0].then(|| {
