@@ -294,9 +294,9 @@ fn layer_norm_modulate() {
 
 #[test]
 fn attention() {
-    // More queries than one chunk holds in the second case.
-    for (queries, keys) in [(5, 7), (131, 3)] {
-        let shapes: [&[usize]; 3] = [&[2, queries, 2, 4], &[2, keys, 2, 4], &[2, keys, 2, 4]];
+    // More queries than one chunk holds, and more elements than lines of cache turn at a time, in the second case.
+    for (queries, keys, dim) in [(5, 7, 4), (131, 3, 16)] {
+        let shapes: [&[usize]; 3] = [&[2, queries, 2, dim], &[2, keys, 2, dim], &[2, keys, 2, dim]];
         check(
             "attention",
             &shapes,
@@ -304,9 +304,9 @@ fn attention() {
             |v| {
                 let heads = |x: &Twin| x.transpose(1, 2)?.contiguous();
                 let (q, k, v) = (heads(&v[0])?, heads(&v[1])?, heads(&v[2])?);
-                let scores = (q.matmul(&k.t()?)? * 0.5)?;
+                let scores = (q.matmul(&k.t()?)? / (dim as f64).sqrt())?;
                 let out = candle_nn::ops::softmax(&scores, 3)?.matmul(&v)?;
-                out.transpose(1, 2)?.reshape((2, queries, 8))
+                out.transpose(1, 2)?.reshape((2, queries, 2 * dim))
             },
         );
     }

@@ -7,6 +7,8 @@ mod on_device;
 mod on_host;
 mod product;
 mod roundings;
+#[cfg(test)]
+mod tests;
 
 use crate::cpu::gemm::Multiply;
 use crate::device;
