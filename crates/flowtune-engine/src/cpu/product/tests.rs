@@ -67,7 +67,7 @@ fn check<K: Kind<Sum = f32>>(
             // Three terms: the product as it lies, packed beforehand, and made where it is packed.
             let terms = [b.into(), (&panels).into(), Right::Made(&made)].map(|b| Term { a, b });
             let operands: Vec<Operand> = terms.iter().map(|term| Operand::of::<K>(kernel, term)).collect();
-            sums_of(&operands, threads, &|i, cols, sums: &mut [f32]| {
+            sums_of(&operands, threads, |i, cols, sums: &mut [f32]| {
                 got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
             });
             for (i, (&got, &[want, size])) in got.into_inner().unwrap().iter().zip(&want).enumerate() {
@@ -91,7 +91,7 @@ fn every_kernel_multiplies_bytes_exactly() {
             for &(name, kernel) in Int8::kernels() {
                 let got = std::sync::Mutex::new(vec![0i32; m * n]);
                 let term = Term { a, b: b.into() };
-                sums_of(&[Operand::of::<Int8>(kernel, &term)], Threads::All, &|i, cols, sums: &mut [i32]| {
+                sums_of(&[Operand::of::<Int8>(kernel, &term)], Threads::All, |i, cols, sums: &mut [i32]| {
                     got.lock().unwrap()[i * n + cols.start..][..cols.len()].copy_from_slice(sums);
                 });
                 let want = (0..m * n)
