@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::gradients::Gradients;
 use crate::param::Param;
-use crate::tape::{Gradients, Record, Tape, Var};
+use crate::record::Record;
+use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// A tensor and, if something trainable led to it, its place in a graph.

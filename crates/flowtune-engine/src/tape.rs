@@ -5,11 +5,11 @@
 //! computed for them. [`Tape::backward`] consumes the tape and frees as it unwinds.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
-use crate::ops::elementwise::add_tensors;
-use crate::param::{Param, ParamId};
+use crate::gradients::Gradients;
+use crate::param::Param;
+use crate::record::{Backward, Record};
 use crate::saved::Saved;
 use crate::tensor::{Tensor, live_bytes};
 
@@ -60,143 +60,6 @@ impl Var {
     /// Where its gradient is gathered.
     pub(crate) fn slot(&self) -> Option<usize> {
         self.slot
-    }
-}
-
-/// Gradients of trainable weights. Calls of [`Tape::backward`] add to it: accumulation over batches.
-#[derive(Debug, Default)]
-pub struct Gradients(BTreeMap<ParamId, Tensor>);
-
-impl Gradients {
-    /// An empty set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Gradient of `param`, of the weight's shape.
-    pub fn get(&self, param: &Param) -> Option<&Tensor> {
-        self.0.get(&param.id())
-    }
-
-    /// Gradient of `param`, to be changed.
-    pub fn get_mut(&mut self, param: &Param) -> Option<&mut Tensor> {
-        self.0.get_mut(&param.id())
-    }
-
-    /// Identities of the weights that have a gradient.
-    pub fn ids(&self) -> impl Iterator<Item = ParamId> + '_ {
-        self.0.keys().copied()
-    }
-
-    /// All gradients, in the order in which their weights were made.
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.0.values()
-    }
-
-    /// All gradients, to be changed, in the same order.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        self.0.values_mut()
-    }
-
-    /// How many weights have a gradient.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether no weight has a gradient.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Forgets all gradients.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Adds `gradient` to what `id` has.
-    ///
-    /// # Errors
-    /// When the shapes differ.
-    pub fn accumulate(&mut self, id: ParamId, gradient: Tensor) -> Result<()> {
-        match self.0.get_mut(&id) {
-            Some(total) => *total = add_tensors(total, &gradient)?,
-            None => drop(self.0.insert(id, gradient)),
-        }
-        Ok(())
-    }
-}
-
-/// Backward of a recorded node: gradients of its outputs in, gradients of its inputs out. Weights inside a
-/// checkpoint go straight to the [`Gradients`].
-type Backward = Box<dyn FnOnce(Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>> + Send>;
-
-struct Node {
-    inputs: Vec<Option<usize>>,
-    outputs: Vec<usize>,
-    backward: Backward,
-}
-
-/// What a tape has recorded: operations in order, over numbered slots for gradients.
-#[derive(Default)]
-pub(crate) struct Record {
-    nodes: Vec<Node>,
-    slots: usize,
-    /// Slots of each weight: one, and more after records were joined.
-    params: HashMap<ParamId, Vec<usize>>,
-}
-
-impl Record {
-    /// How many operations there are.
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Appends `other`. Its slots in `bound` are slots of this record; the others become higher by what is returned.
-    pub(crate) fn absorb(&mut self, other: Self, bound: &HashMap<usize, usize>) -> usize {
-        let offset = self.slots;
-        let slot = |s: usize| bound.get(&s).copied().unwrap_or(s + offset);
-        self.slots += other.slots;
-        self.nodes.extend(other.nodes.into_iter().map(|node| Node {
-            inputs: node.inputs.into_iter().map(|input| input.map(slot)).collect(),
-            outputs: node.outputs.into_iter().map(slot).collect(),
-            backward: node.backward,
-        }));
-        for (id, slots) in other.params {
-            self.params.entry(id).or_default().extend(slots.into_iter().map(slot));
-        }
-        offset
-    }
-
-    /// Runs backwards from `seeds`, adding the weights' gradients to `gradients` and freeing as it goes. Returns the
-    /// gradients of `leaves`.
-    pub(crate) fn unwind(
-        mut self,
-        seeds: Vec<(Option<usize>, Tensor)>,
-        leaves: &[&Var],
-        gradients: &mut Gradients,
-    ) -> Result<Vec<Option<Tensor>>> {
-        let mut slots: Vec<Option<Tensor>> = vec![None; self.slots];
-        for (slot, seed) in seeds {
-            add_to_slot(&mut slots, slot, Some(seed))?;
-        }
-        while let Some(node) = self.nodes.pop() {
-            let outputs: Vec<_> = node.outputs.iter().map(|&o| slots[o].take()).collect();
-            if outputs.iter().all(Option::is_none) {
-                continue;
-            }
-            let inputs = (node.backward)(outputs, gradients)?;
-            for (slot, gradient) in node.inputs.into_iter().zip(inputs) {
-                add_to_slot(&mut slots, slot, gradient)?;
-            }
-        }
-        for (id, of_param) in self.params {
-            for slot in of_param {
-                if let Some(gradient) = slots[slot].take() {
-                    gradients.accumulate(id, gradient)?;
-                }
-            }
-        }
-        Ok(leaves.iter().map(|v| v.slot.and_then(|s| slots[s].take())).collect())
     }
 }
 
@@ -258,17 +121,13 @@ impl Tape {
             return Var::constant(tensor);
         }
         self.saw_trainable.set(true);
-        let slot = self.record.as_ref().map(|record| {
-            let record = &mut *record.borrow_mut();
-            let slots = &mut record.slots;
-            record.params.entry(param.id()).or_insert_with(|| vec![next(slots)])[0]
-        });
+        let slot = self.record.as_ref().map(|record| record.borrow_mut().slot_of(param.id()));
         Var::at(slot, tensor)
     }
 
     /// A tracked input that is not a weight; its gradient comes from [`Tape::backward`].
     pub fn leaf(&self, tensor: Tensor) -> Var {
-        let slot = self.record.as_ref().map(|record| next(&mut record.borrow_mut().slots));
+        let slot = self.record.as_ref().map(|record| record.borrow_mut().new_slot());
         Var::at(slot, tensor)
     }
 
@@ -321,9 +180,9 @@ impl Tape {
             return values.into_iter().map(Var::constant).collect();
         };
         let record = &mut *record.borrow_mut();
-        let vars: Vec<Var> = values.into_iter().map(|tensor| Var::at(Some(next(&mut record.slots)), tensor)).collect();
+        let vars: Vec<Var> = values.into_iter().map(|tensor| Var::at(Some(record.new_slot()), tensor)).collect();
         let outputs = vars.iter().filter_map(|v| v.slot).collect();
-        record.nodes.push(Node { inputs, outputs, backward });
+        record.push(inputs, outputs, backward);
         vars
     }
 
@@ -390,7 +249,7 @@ impl Tape {
         gradients: &mut Gradients,
     ) -> Result<Vec<Option<Tensor>>> {
         let record = self.into_record().ok_or(Error::Tape("backward on a tape that does not record"))?;
-        record.unwind(seeds, leaves, gradients)
+        record.unwind(seeds, &leaves.iter().map(|leaf| leaf.slot).collect::<Vec<_>>(), gradients)
     }
 
     /// What was recorded; none when the tape does not record.
@@ -403,22 +262,6 @@ impl Default for Tape {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn next(slots: &mut usize) -> usize {
-    *slots += 1;
-    *slots - 1
-}
-
-fn add_to_slot(slots: &mut [Option<Tensor>], slot: Option<usize>, gradient: Option<Tensor>) -> Result<()> {
-    let (Some(slot), Some(gradient)) = (slot, gradient) else {
-        return Ok(());
-    };
-    match &mut slots[slot] {
-        Some(total) => *total = add_tensors(total, &gradient)?,
-        empty => *empty = Some(gradient),
-    }
-    Ok(())
 }
 
 /// Second run of a checkpointed function, this time recorded, and its backward.
