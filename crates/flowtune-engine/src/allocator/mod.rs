@@ -40,16 +40,16 @@ impl TensorAllocator {
     }
 }
 
+/// A block of the region, where it is to be one.
+fn large(layout: Layout) -> Option<*mut u8> {
+    if layout.size() >= LARGE { region::take(layout) } else { None }
+}
+
 // SAFETY: a block is the region's or the system's, whole, and goes back where it came from.
 unsafe impl GlobalAlloc for TensorAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() >= LARGE
-            && let Some(block) = region::take(layout)
-        {
-            return block;
-        }
         // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
+        large(layout).unwrap_or_else(|| unsafe { System.alloc(layout) })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -61,9 +61,7 @@ unsafe impl GlobalAlloc for TensorAllocator {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if layout.size() >= LARGE
-            && let Some(block) = region::take(layout)
-        {
+        if let Some(block) = large(layout) {
             // SAFETY: the block is of that size. Its pages may be those of another.
             unsafe { block.write_bytes(0, layout.size()) };
             return block;

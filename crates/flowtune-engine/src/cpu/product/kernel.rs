@@ -142,62 +142,37 @@ fn fused(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// # Safety
-/// As [`Kernel`].
-unsafe fn f32_portable(
-    words: usize,
-    a: *const u8,
-    row_bytes: usize,
-    b: *const u32,
-    cols: usize,
-    tile: &mut Tile,
-    write: Write,
-) {
-    let multiply = |a: u32, b: u32, sum: &mut f32| *sum = fused(f32::from_bits(a), f32::from_bits(b), *sum);
-    // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
-}
-
-/// # Safety
-/// As [`Kernel`].
-unsafe fn bf16_portable(
-    words: usize,
-    a: *const u8,
-    row_bytes: usize,
-    b: *const u32,
-    cols: usize,
-    tile: &mut Tile,
-    write: Write,
-) {
-    let wide = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
-    let multiply = |a: u32, b: u32, sum: &mut f32| {
-        let (a, b) = (wide(a), wide(b));
-        *sum = fused(a[1], b[1], fused(a[0], b[0], *sum));
-    };
-    // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
-}
-
-/// # Safety
-/// As [`Kernel`].
-unsafe fn int8_portable(
-    words: usize,
-    a: *const u8,
-    row_bytes: usize,
-    b: *const u32,
-    cols: usize,
-    tile: &mut Tile,
-    write: Write,
-) {
-    let multiply = |a: u32, b: u32, sum: &mut i32| {
-        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
-        for i in 0..4 {
-            *sum += i32::from(a[i]) * i32::from(b[i] as i8);
+macro_rules! portable {
+    ($name:ident, $multiply:expr) => {
+        /// # Safety
+        /// As [`Kernel`].
+        unsafe fn $name(
+            words: usize,
+            a: *const u8,
+            row_bytes: usize,
+            b: *const u32,
+            cols: usize,
+            tile: &mut Tile,
+            write: Write,
+        ) {
+            // SAFETY: passed on.
+            unsafe { portable(words, a, row_bytes, b, cols, tile, write, $multiply) }
         }
     };
-    // SAFETY: passed on.
-    unsafe { portable(words, a, row_bytes, b, cols, tile, write, multiply) }
 }
+
+portable!(f32_portable, |a, b, sum: &mut f32| *sum = fused(f32::from_bits(a), f32::from_bits(b), *sum));
+portable!(bf16_portable, |a, b, sum: &mut f32| {
+    let wide = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
+    let (a, b) = (wide(a), wide(b));
+    *sum = fused(a[1], b[1], fused(a[0], b[0], *sum));
+});
+portable!(int8_portable, |a, b, sum: &mut i32| {
+    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+    for i in 0..4 {
+        *sum += i32::from(a[i]) * i32::from(b[i] as i8);
+    }
+});
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
