@@ -96,6 +96,9 @@ impl<T: Multiply> Backward<T> {
         runs: &[Run],
     ) -> Result<Vec<Option<Tensor>>> {
         let Layout { columns, parts: all, .. } = &self.layout;
+        if !self.needs[..columns.len()].contains(&true) {
+            return Ok(vec![None; columns.len()]);
+        }
         let base = Base::of::<T>(&self.weight)?;
         let gradient =
             |(inputs, &need): (&Range<usize>, &bool)| need.then(|| unfilled::<T>(self.layout.rows() * inputs.len()));

@@ -153,7 +153,9 @@ impl Tape {
                 // Rows that all parts are made of are the most that meet the weight at once.
                 let at_once = asked_rows().map(|(rows, _)| rows).min().unwrap_or(0);
                 let bytes = if int8 { at_once * asked_rows().map(|(_, outputs)| outputs).sum::<usize>() } else { 0 };
-                ledger.scratch(rounded + bytes);
+                if needs[..of_xs.len()].contains(&true) {
+                    ledger.scratch(rounded + bytes);
+                }
                 let needs = &needs[of_xs.len()..];
                 let _xs: Vec<Ghost> = saved.iter().map(|saved| saved.get(&ledger)).collect();
                 out.push(needs[0].then(|| {
